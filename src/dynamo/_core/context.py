@@ -1,0 +1,124 @@
+"""What travels with a request: its id, its deadline, its metadata, and whether it is still wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+
+class CancellationToken:
+    """Says once, to everyone who asks, that work should end."""
+
+    __slots__ = ("_callbacks", "_cancelled")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def cancel(self) -> None:
+        """Cancel this token and its children. A second call changes nothing."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled
+
+    async def cancelled(self) -> None:
+        """Wait until the token is cancelled."""
+        if self._cancelled:
+            return
+        future = asyncio.get_running_loop().create_future()
+        wake = lambda: None if future.done() else future.set_result(None)  # noqa: E731
+        self.add_callback(wake)
+        try:
+            await future
+        finally:
+            self.remove_callback(wake)
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the token is cancelled; at once if it is already."""
+        if self._cancelled:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def remove_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a callback; one that is not there is no error."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def child_token(self) -> CancellationToken:
+        """Return a token that is cancelled with this one, and may be cancelled alone."""
+        child = CancellationToken()
+        self.add_callback(child.cancel)
+        return child
+
+
+class Context:
+    """A request's id, deadline, metadata and cancellation; the same on every hop.
+
+    `stop_generating()` asks for a soft end: finish with what there is. `kill()` says that nobody
+    listens any more. A context handed to a nested call links the two: what ends the outer request
+    ends the inner one.
+    """
+
+    __slots__ = ("_killed", "_stopped", "deadline", "metadata", "request_id")
+
+    def __init__(
+        self, id: str | None = None, metadata: dict[str, str] | None = None, *, deadline: float | None = None
+    ) -> None:
+        self.request_id = id or secrets.token_hex(16)
+        self.metadata: dict[str, str] = {} if metadata is None else metadata
+        #: `loop.time()` at which the request's time is up; None: never.
+        self.deadline = deadline
+        self._stopped: CancellationToken | None = None
+        self._killed: CancellationToken | None = None
+
+    def id(self) -> str:
+        return self.request_id
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, never negative; None if there is none."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    def stop_generating(self) -> None:
+        """Ask for a soft end."""
+        self.stopped_token.cancel()
+
+    def kill(self) -> None:
+        """Say that nobody listens any more. A killed context is stopped, too."""
+        self.killed_token.cancel()
+        self.stopped_token.cancel()
+
+    def is_stopped(self) -> bool:
+        return self._stopped is not None and self._stopped.is_cancelled()
+
+    def is_killed(self) -> bool:
+        return self._killed is not None and self._killed.is_cancelled()
+
+    async def async_killed_or_stopped(self) -> None:
+        """Wait until the request is stopped or killed."""
+        await self.stopped_token.cancelled()
+
+    # The tokens are made on first use: most requests end without anyone asking for them.
+
+    @property
+    def stopped_token(self) -> CancellationToken:
+        """Cancelled when the request is stopped or killed."""
+        if self._stopped is None:
+            self._stopped = CancellationToken()
+        return self._stopped
+
+    @property
+    def killed_token(self) -> CancellationToken:
+        """Cancelled when the request is killed."""
+        if self._killed is None:
+            self._killed = CancellationToken()
+        return self._killed
