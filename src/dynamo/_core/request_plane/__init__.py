@@ -1,0 +1,22 @@
+"""The request plane, opened by a URL: `inproc:` or `tcp://HOST:PORT`."""
+
+from __future__ import annotations
+
+from dynamo._core.errors import ConfigError
+from dynamo._core.request_plane.base import Address, Handler, Listener, RequestPlane, ResponseStream
+
+__all__ = ["Address", "Handler", "Listener", "RequestPlane", "ResponseStream", "open_request_plane"]
+
+
+def open_request_plane(url: str) -> RequestPlane:
+    """Return the plane that `url` names. Raises `ConfigError` for one that we don't know."""
+    scheme = url.partition(":")[0]
+    if scheme == "tcp":
+        from dynamo._core.request_plane.tcp import TcpPlane
+
+        return TcpPlane.from_url(url)
+    if scheme == "inproc":
+        from dynamo._core.request_plane.inproc import InprocPlane
+
+        return InprocPlane()
+    raise ConfigError(f"DYN_REQUEST_PLANE={url!r}: unknown scheme {scheme!r}; there are inproc: and tcp:")

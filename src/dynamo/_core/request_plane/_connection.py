@@ -1,0 +1,181 @@
+"""One connection between two processes: frames in and out, one write per turn of the loop.
+
+What one turn has to say is gathered in an outbox and leaves as one frame. A write costs a few
+microseconds and an item a fraction of one, so this decides the throughput.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from dynamo._core import wire
+from dynamo._core.errors import Disconnected, DynamoError, ProtocolError
+
+logger = logging.getLogger(__name__)
+
+#: A frame leaves early when this much has gathered.
+FLUSH_BYTES = 256 << 10
+#: With streams open, something is sent at least this often,
+HEARTBEAT_S = 2.0
+#: and a peer that was silent for so long counts as lost: it is stopped, or its loop is blocked.
+STALL_S = 6.0
+WRITE_BUFFER_BYTES = 1 << 20
+
+_USER_TIMEOUT_MS = 3000
+
+
+class Connection(asyncio.Protocol):
+    """Either end of a connection. Subclasses say what a message means."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.paused = False
+        self.lost = False
+        self._transport: asyncio.Transport | None = None
+        self._decoder = wire.Decoder()
+        self._greeted = False
+        self._outbox: list[wire.Message] = [wire.Hello()]
+        self._outbox_bytes = 0
+        self._flush_scheduled = False
+        self._sent_at = self._received_at = self.loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What subclasses supply.
+
+    def on_message(self, message: wire.Message) -> None:
+        raise NotImplementedError
+
+    def on_flushed(self) -> None:
+        """The outbox has left: what was put there must not be changed any more."""
+
+    def on_resumed(self) -> None:
+        """The peer reads again."""
+
+    def on_lost(self, error: DynamoError) -> None:
+        """The connection is gone."""
+
+    def has_streams(self) -> bool:
+        raise NotImplementedError
+
+    # Sending.
+
+    def post(self, message: wire.Message, size_bytes: int = 64) -> None:
+        """Put a message into this turn's frame."""
+        self._outbox.append(message)
+        self.grow(size_bytes)
+
+    def grow(self, size_bytes: int) -> None:
+        """Note that a message in the outbox has grown, and see to it that the outbox leaves."""
+        self._outbox_bytes += size_bytes
+        if self._outbox_bytes >= FLUSH_BYTES:
+            self.flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self._scheduled_flush)
+
+    def _scheduled_flush(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if not self._outbox or self._transport is None:
+            return
+        frame = wire.encode(self._outbox)
+        self._outbox = []
+        self._outbox_bytes = 0
+        self.on_flushed()
+        if not self.lost:
+            self._transport.write(frame)
+            self._sent_at = self.loop.time()
+
+    def close(self, error: DynamoError) -> None:
+        """Send what has gathered, then close; `error` is what the open streams end with."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+        self._lose(error)
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast, because uvloop's transports are not subclasses of asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        watch_for_dead_peer(transport)
+        self._timer = self.loop.call_later(HEARTBEAT_S, self._tick)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._received_at = self.loop.time()
+        try:
+            for message in self._decoder.feed(data):
+                if self._greeted:
+                    self.on_message(message)
+                else:
+                    self._greet(message)
+        except ProtocolError as error:
+            logger.warning("closing a connection: %s", error)
+            self.close(error)
+
+    def _greet(self, message: wire.Message) -> None:
+        if not isinstance(message, wire.Hello):
+            raise ProtocolError("the peer did not say hello first")
+        if message.major != wire.PROTOCOL_MAJOR:
+            raise ProtocolError(f"the peer speaks protocol {message.major}; this process speaks {wire.PROTOCOL_MAJOR}")
+        self._greeted = True
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.on_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        error = Disconnected("the connection to the peer was lost")
+        error.__cause__ = exc
+        self._lose(error)
+
+    def _lose(self, error: DynamoError) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.on_lost(error)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self._timer = self.loop.call_later(HEARTBEAT_S, self._tick)
+        if not self.has_streams():
+            self._received_at = now
+        elif now - self._received_at >= STALL_S:
+            assert self._transport is not None
+            self._transport.abort()
+            self._lose(Disconnected(f"the peer was silent for {STALL_S:.0f} s: it is stopped, or its loop is blocked"))
+        elif now - self._sent_at >= HEARTBEAT_S:
+            self.post(wire.Heartbeat())
+
+
+def watch_for_dead_peer(transport: asyncio.Transport) -> None:
+    """Have the kernel report a peer that vanished without a word, within about three seconds."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 1),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
+    ):
+        if hasattr(socket, name):  # Linux has them all, other systems some
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+ConnectionFactory = Callable[[], Connection]

@@ -1,0 +1,107 @@
+"""Requests within one process: no bytes cross a socket, every other rule holds.
+
+The reference for the other planes, and the network of the simulator. Several runtimes share one
+`InprocPlane` to reach each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from dynamo._core.context import Context
+from dynamo._core.errors import CannotConnect, EngineShutdown, InvalidArgument, from_wire, to_wire
+from dynamo._core.request_plane._responder import Responder
+from dynamo._core.request_plane._stream import ItemStream
+from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, Address, Handler
+
+
+class InprocPlane:
+    """A request plane for the handlers of one process."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Address, InprocListener] = {}
+        self._count = 0
+
+    async def listen(self, handler: Handler) -> InprocListener:
+        self._count += 1
+        listener = InprocListener(self, f"inproc://{self._count}", handler)
+        self._listeners[listener.address] = listener
+        return listener
+
+    async def call(self, to: Address, request: bytes, context: Context) -> ItemStream:
+        if len(request) > MESSAGE_BYTES_MAX:
+            raise InvalidArgument(f"a request of {len(request)} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
+        listener = self._listeners.get(to)
+        if listener is None:
+            raise CannotConnect(f"nothing listens at {to}", address=to)
+        return listener.open(request, context)
+
+    async def close(self) -> None:
+        for listener in list(self._listeners.values()):
+            await listener.close()
+
+    def forget(self, address: Address) -> None:
+        """Take no more requests for `address`."""
+        self._listeners.pop(address, None)
+
+
+class InprocListener:
+    """A handler that takes requests."""
+
+    def __init__(self, plane: InprocPlane, address: Address, handler: Handler) -> None:
+        self._plane = plane
+        self._address = address
+        self._handler = handler
+        self._running: dict[asyncio.Task[None], Responder] = {}
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    def open(self, request: bytes, context: Context) -> ItemStream:
+        """Start a request and return the reading end of its responses."""
+        inner = Context(context.request_id, dict(context.metadata), deadline=context.deadline)
+        responder = _InprocResponder(inner, STREAM_WINDOW_BYTES)
+        stop = inner.stop_generating
+
+        def on_end(abandoned: bool) -> None:
+            context.stopped_token.remove_callback(stop)
+            if abandoned:
+                responder.abandon()
+
+        stream = ItemStream(context, window_bytes=STREAM_WINDOW_BYTES, on_credit=responder.add_credit, on_end=on_end)
+        responder.stream = stream
+        context.stopped_token.add_callback(stop)
+        task = responder.start(self._handler, request)
+        self._running[task] = responder
+        task.add_done_callback(self._running.pop)
+        return stream
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        self._plane.forget(self._address)
+        if self._running and drain_s > 0:
+            await asyncio.wait(list(self._running), timeout=drain_s)
+        left = dict(self._running)
+        for responder in left.values():
+            responder.end(EngineShutdown("the instance stopped before the request was done"))
+        if left:
+            await asyncio.wait(list(left))
+
+
+class _InprocResponder(Responder):
+    __slots__ = ("stream",)
+
+    stream: ItemStream
+
+    def send_item(self, item: bytes) -> None:
+        self.stream.push(self.count, [item])
+
+    def send_final(self) -> None:
+        self.stream.finish(self.count)
+
+    def send_error(self, error: BaseException) -> None:
+        # Through the wire form, so that a caller sees what it would see over a network.
+        self.stream.fail(from_wire(to_wire(error)))
+
+    def blocked(self) -> bool:
+        return False
