@@ -67,7 +67,7 @@ class Context:
     ends the inner one.
     """
 
-    __slots__ = ("_killed", "_stopped", "deadline", "metadata", "request_id")
+    __slots__ = ("_killed", "_stopped", "_stopped_token", "_watchers", "deadline", "metadata", "request_id")
 
     def __init__(
         self, id: str | None = None, metadata: dict[str, str] | None = None, *, deadline: float | None = None
@@ -76,8 +76,11 @@ class Context:
         self.metadata: dict[str, str] = {} if metadata is None else metadata
         #: `loop.time()` at which the request's time is up; None: never.
         self.deadline = deadline
-        self._stopped: CancellationToken | None = None
-        self._killed: CancellationToken | None = None
+        self._stopped = False
+        self._killed = False
+        # Called with `killed` when the request is stopped, and again when it is killed after that.
+        self._watchers: list[Callable[[bool], None]] = []
+        self._stopped_token: CancellationToken | None = None
 
     def id(self) -> str:
         return self.request_id
@@ -90,35 +93,46 @@ class Context:
 
     def stop_generating(self) -> None:
         """Ask for a soft end."""
-        self.stopped_token.cancel()
+        if not self._stopped:
+            self._stopped = True
+            self._tell()
 
     def kill(self) -> None:
         """Say that nobody listens any more. A killed context is stopped, too."""
-        self.killed_token.cancel()
-        self.stopped_token.cancel()
+        if not self._killed:
+            self._stopped = self._killed = True
+            self._tell()
 
     def is_stopped(self) -> bool:
-        return self._stopped is not None and self._stopped.is_cancelled()
+        return self._stopped
 
     def is_killed(self) -> bool:
-        return self._killed is not None and self._killed.is_cancelled()
+        return self._killed
 
     async def async_killed_or_stopped(self) -> None:
         """Wait until the request is stopped or killed."""
         await self.stopped_token.cancelled()
 
-    # The tokens are made on first use: most requests end without anyone asking for them.
-
     @property
     def stopped_token(self) -> CancellationToken:
-        """Cancelled when the request is stopped or killed."""
-        if self._stopped is None:
-            self._stopped = CancellationToken()
-        return self._stopped
+        """Cancelled when the request is stopped or killed. Made on first use: most requests need none."""
+        if self._stopped_token is None:
+            token = self._stopped_token = CancellationToken()
+            self.watch(lambda killed: token.cancel())
+        return self._stopped_token
 
-    @property
-    def killed_token(self) -> CancellationToken:
-        """Cancelled when the request is killed."""
-        if self._killed is None:
-            self._killed = CancellationToken()
-        return self._killed
+    def watch(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback(killed)` when the request is stopped or killed; at once if it is already."""
+        if self._stopped:
+            callback(self._killed)
+        if not self._killed:
+            self._watchers.append(callback)
+
+    def unwatch(self, callback: Callable[[bool], None]) -> None:
+        """Forget a callback; one that is not there is no error."""
+        if callback in self._watchers:
+            self._watchers.remove(callback)
+
+    def _tell(self) -> None:
+        for callback in tuple(self._watchers):
+            callback(self._killed)

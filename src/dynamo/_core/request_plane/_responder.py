@@ -125,10 +125,12 @@ class Responder(ABC):
                 elif self.count % ITEMS_PER_TURN == 1:
                     # The first item leaves before the handler goes on: it never waits for the second.
                     await asyncio.sleep(0)
-        finally:
+        except BaseException:
+            # Only here: an iterator that ran to its end has closed itself.
             aclose = getattr(items, "aclose", None)
             if aclose is not None:
                 await aclose()
+            raise
 
     async def _room(self) -> None:
         while self._credit_bytes <= 0 or self.blocked():

@@ -8,7 +8,7 @@ final frame, by an error, or because the reader left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 from dynamo._core.context import Context
 from dynamo._core.errors import Cancelled, DeadlineExceeded, StreamIncomplete
@@ -22,12 +22,8 @@ def weight(items: list[bytes]) -> int:
     return sum(map(len, items)) + ITEM_OVERHEAD_BYTES * len(items)
 
 
-class ItemStream:
-    """Items in order, then the end or an error.
-
-    `on_credit(size_bytes)` is called as the reader consumes. `on_end(abandoned)` is called once;
-    `abandoned` says that the reader ended the stream, so the peer has to be told.
-    """
+class ItemStream(ABC):
+    """Items in order, then the end or an error. A plane says how the peer hears of it."""
 
     __slots__ = (
         "_consumed_bytes",
@@ -39,20 +35,11 @@ class ItemStream:
         "_items",
         "_loop",
         "_next",
-        "_on_credit",
-        "_on_end",
         "_timer",
         "_waiter",
     )
 
-    def __init__(
-        self,
-        context: Context,
-        *,
-        window_bytes: int,
-        on_credit: Callable[[int], None],
-        on_end: Callable[[bool], None],
-    ) -> None:
+    def __init__(self, context: Context, window_bytes: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._items: list[bytes] = []
         self._next = 0  # position in _items of the next item to hand out
@@ -62,15 +49,30 @@ class ItemStream:
         self._ended = False
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._on_credit = on_credit
-        self._on_end = on_end
         self._context = context
         self._timer: asyncio.TimerHandle | None = None
         if context.deadline is not None:
             self._timer = self._loop.call_at(context.deadline, self._expire)
-        context.killed_token.add_callback(self._kill)
+
+    # What a plane supplies.
+
+    @abstractmethod
+    def on_credit(self, size_bytes: int) -> None:
+        """The reader has consumed so much."""
+
+    @abstractmethod
+    def on_stop(self) -> None:
+        """The caller asks for a soft end."""
+
+    @abstractmethod
+    def on_end(self, abandoned: bool) -> None:
+        """Called once. `abandoned` says that the reader ended the stream, so the peer has to be told."""
 
     # The plane's side.
+
+    def follow_context(self) -> None:
+        """End with the context, or ask the peer to. Called when the request is on its way."""
+        self._context.watch(self._on_context)
 
     def push(self, index: int, items: list[bytes]) -> None:
         """Take items that arrived; `index` is the position of the first."""
@@ -142,7 +144,7 @@ class ItemStream:
         self._consumed_bytes += size_bytes
         if self._consumed_bytes >= self._credit_step_bytes and not self._ended:
             consumed, self._consumed_bytes = self._consumed_bytes, 0
-            self._on_credit(consumed)
+            self.on_credit(consumed)
 
     async def _wait(self) -> None:
         if self._waiter is not None:
@@ -170,17 +172,20 @@ class ItemStream:
             return
         self._ended = True
         self._error = error
-        self._context.killed_token.remove_callback(self._kill)
+        self._context.unwatch(self._on_context)
         if self._timer is not None:
             self._timer.cancel()
-        self._on_end(abandoned)
+        self.on_end(abandoned)
         self._wake()
 
     def _expire(self) -> None:
         self._end(deadline_exceeded(self._context), abandoned=True)
 
-    def _kill(self) -> None:
-        self._end(Cancelled(f"request {self._context.request_id} was cancelled"), abandoned=True)
+    def _on_context(self, killed: bool) -> None:
+        if killed:
+            self._end(Cancelled(f"request {self._context.request_id} was cancelled"), abandoned=True)
+        else:
+            self.on_stop()
 
 
 def deadline_exceeded(context: Context) -> DeadlineExceeded:

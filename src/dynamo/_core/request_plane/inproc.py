@@ -62,19 +62,11 @@ class InprocListener:
         """Start a request and return the reading end of its responses."""
         inner = Context(context.request_id, dict(context.metadata), deadline=context.deadline)
         responder = _InprocResponder(inner, STREAM_WINDOW_BYTES)
-        stop = inner.stop_generating
-
-        def on_end(abandoned: bool) -> None:
-            context.stopped_token.remove_callback(stop)
-            if abandoned:
-                responder.abandon()
-
-        stream = ItemStream(context, window_bytes=STREAM_WINDOW_BYTES, on_credit=responder.add_credit, on_end=on_end)
-        responder.stream = stream
-        context.stopped_token.add_callback(stop)
+        stream = responder.stream = _InprocStream(context, responder)
         task = responder.start(self._handler, request)
         self._running[task] = responder
         task.add_done_callback(self._running.pop)
+        stream.follow_context()
         return stream
 
     async def close(self, drain_s: float = 0.0) -> None:
@@ -86,6 +78,24 @@ class InprocListener:
             responder.end(EngineShutdown("the instance stopped before the request was done"))
         if left:
             await asyncio.wait(list(left))
+
+
+class _InprocStream(ItemStream):
+    __slots__ = ("_responder",)
+
+    def __init__(self, context: Context, responder: Responder) -> None:
+        super().__init__(context, STREAM_WINDOW_BYTES)
+        self._responder = responder
+
+    def on_credit(self, size_bytes: int) -> None:
+        self._responder.add_credit(size_bytes)
+
+    def on_stop(self) -> None:
+        self._responder.context.stop_generating()
+
+    def on_end(self, abandoned: bool) -> None:
+        if abandoned:
+            self._responder.abandon()
 
 
 class _InprocResponder(Responder):

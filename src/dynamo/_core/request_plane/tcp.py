@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import os
 import secrets
@@ -46,6 +47,7 @@ from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX, STREAM_WINDOW_BYT
 CONNECT_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 REQUEST_OVERHEAD_BYTES = 128
+PEERS_CACHED_MAX = 4096
 
 
 class TcpPlane:
@@ -90,9 +92,7 @@ class TcpPlane:
     async def call(self, to: Address, request: bytes, context: Context) -> ItemStream:
         if len(request) > MESSAGE_BYTES_MAX:
             raise InvalidArgument(f"a request of {len(request)} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
-        host_and_port, _, rest = to.removeprefix("tcp://").partition("/")
-        target, _, query = rest.partition("?")
-        peer = _Peer(host_and_port, query.removeprefix("local="))
+        peer, target = _parse(to)
         pending = self._connections.get(peer)
         if pending is not None and pending.done():
             connection = pending.result()
@@ -187,6 +187,14 @@ class _Peer:
         return self.host_and_port or self.local_name
 
 
+@functools.lru_cache(maxsize=PEERS_CACHED_MAX)
+def _parse(address: Address) -> tuple[_Peer, str]:
+    """Return the process and the target within it. Cached: it is asked for with every request."""
+    host_and_port, _, rest = address.removeprefix("tcp://").partition("/")
+    target, _, query = rest.partition("?")
+    return _Peer(host_and_port, query.removeprefix("local=")), target
+
+
 @dataclass(slots=True)
 class _Server:
     """The sockets of this process, and the handlers behind them."""
@@ -263,27 +271,17 @@ class _ClientConnection(Connection):
             raise Overloaded(f"{STREAMS_MAX} requests to {self._peer} are open already", address=self._peer)
         self._opened += 1
         stream_id = self._opened
-
-        def on_credit(size_bytes: int) -> None:
-            self.post(wire.Credit(stream_id, size_bytes))
-
-        def on_stop() -> None:
-            self.post(wire.Cancel(stream_id, kill=False))
-
-        def on_end(abandoned: bool) -> None:
-            del self._streams[stream_id]
-            context.stopped_token.remove_callback(on_stop)
-            if abandoned and not self.lost:
-                self.post(wire.Cancel(stream_id))
-
-        stream = ItemStream(context, window_bytes=STREAM_WINDOW_BYTES, on_credit=on_credit, on_end=on_end)
-        self._streams[stream_id] = stream
+        stream = self._streams[stream_id] = _TcpStream(self, stream_id, context)
         request = wire.Request(
             stream_id, target, payload, context.request_id, STREAM_WINDOW_BYTES, context.remaining_s(), context.metadata
         )
         self.post(request, len(payload) + REQUEST_OVERHEAD_BYTES)
-        context.stopped_token.add_callback(on_stop)
+        stream.follow_context()
         return stream
+
+    def forget(self, stream_id: int) -> None:
+        """Drop what still arrives for a stream."""
+        del self._streams[stream_id]
 
     def on_message(self, message: wire.Message) -> None:
         # A stream that is not there was left by its reader: what still arrives for it is dropped.
@@ -311,6 +309,26 @@ class _ClientConnection(Connection):
 
     def has_streams(self) -> bool:
         return bool(self._streams)
+
+
+class _TcpStream(ItemStream):
+    __slots__ = ("_connection", "_stream_id")
+
+    def __init__(self, connection: _ClientConnection, stream_id: int, context: Context) -> None:
+        super().__init__(context, STREAM_WINDOW_BYTES)
+        self._connection = connection
+        self._stream_id = stream_id
+
+    def on_credit(self, size_bytes: int) -> None:
+        self._connection.post(wire.Credit(self._stream_id, size_bytes))
+
+    def on_stop(self) -> None:
+        self._connection.post(wire.Cancel(self._stream_id, kill=False))
+
+    def on_end(self, abandoned: bool) -> None:
+        self._connection.forget(self._stream_id)
+        if abandoned and not self._connection.lost:
+            self._connection.post(wire.Cancel(self._stream_id))
 
 
 class _ServerConnection(Connection):
