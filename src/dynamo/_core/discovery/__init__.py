@@ -1,0 +1,115 @@
+"""Discovery by URL: which implementation, and where.
+
+`memory:` is one process; `file:///some/dir` is the processes of one host. Without a setting, the
+processes of one user on one host find each other in a directory of that user's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import cast
+from urllib.parse import quote, unquote
+
+from dynamo._core.discovery.base import Change, Delete, Discovery, Lease, Put, Synced
+from dynamo._core.errors import ConfigError
+
+__all__ = [
+    "Change",
+    "Delete",
+    "Discovery",
+    "Lease",
+    "Put",
+    "Synced",
+    "default_url",
+    "discovery_url_from_env",
+    "open_discovery",
+]
+
+_IMPLEMENTATIONS = {
+    "memory": "dynamo._core.discovery.memory:MemoryDiscovery",
+    "file": "dynamo._core.discovery.file:FileDiscovery",
+}
+_KNOWN = "this version has memory: and file:///some/dir"
+# What DYN_DISCOVERY_BACKEND may be, and what DYN_DISCOVERY says instead.
+_BACKENDS = {"mem": "memory:", "memory": "memory:", "file": "file:"}
+
+
+def open_discovery(url: str) -> Discovery:
+    """Return the discovery that `url` names. `memory:` is a new, empty one each time."""
+    scheme, colon, rest = url.partition(":")
+    target = _IMPLEMENTATIONS.get(scheme) if colon else None
+    if target is None:
+        raise ConfigError(f"DYN_DISCOVERY is {url!r}, which names no known discovery: {_KNOWN}", url=url)
+    arguments = _file_arguments(url, rest) if scheme == "file" else _no_arguments(url, rest)
+    module, _, name = target.partition(":")
+    make = cast("Callable[..., Discovery]", getattr(importlib.import_module(module), name))
+    return make(*arguments)
+
+
+def discovery_url_from_env(environ: Mapping[str, str]) -> str:
+    """Return the URL that the environment asks for; the user's own directory if it asks for none.
+
+    `DYN_DISCOVERY` decides. Without it the older `DYN_DISCOVERY_BACKEND` (`file`, `mem`) and
+    `DYN_FILE_KV` (the directory) are understood.
+    """
+    if url := environ.get("DYN_DISCOVERY"):
+        return url
+    directory = environ.get("DYN_FILE_KV")
+    backend = environ.get("DYN_DISCOVERY_BACKEND") or ("file" if directory else None)
+    if backend is None and environ.get("ETCD_ENDPOINTS"):
+        raise ConfigError(f"ETCD_ENDPOINTS is set, but {_KNOWN}; unset it, or say what you want with DYN_DISCOVERY")
+    if backend is not None and backend not in _BACKENDS:
+        raise ConfigError(
+            f"DYN_DISCOVERY_BACKEND is {backend!r}, but {_KNOWN}; set DYN_DISCOVERY to one of them", backend=backend
+        )
+    if backend is None or _BACKENDS[backend] == "file:":
+        return _file_url(os.path.abspath(directory)) if directory else default_url(environ)
+    return _BACKENDS[backend]
+
+
+def default_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the `file:` URL of the current user's own directory, which is made if it is not there.
+
+    Raises `ConfigError` if the directory belongs to someone else, or others may write to it.
+    """
+    from dynamo._core.discovery._files import make_private_directory
+
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if _is_usable(runtime):
+        directory = os.path.join(runtime, "dynamo")
+    else:
+        directory = os.path.join(os.path.abspath(environ.get("TMPDIR") or "/tmp"), f"dynamo-{os.geteuid()}")
+    make_private_directory(directory)
+    return _file_url(directory)
+
+
+def _is_usable(runtime: str) -> bool:
+    """Whether `runtime` is this user's runtime directory: after `su` it is still the other user's."""
+    try:
+        return (
+            os.path.isabs(runtime) and os.stat(runtime).st_uid == os.geteuid() and os.access(runtime, os.W_OK | os.X_OK)
+        )
+    except OSError:
+        return False
+
+
+def _file_url(directory: str) -> str:
+    return f"file://{quote(directory)}"
+
+
+def _file_arguments(url: str, rest: str) -> list[str]:
+    directory = unquote(rest.removeprefix("//"))
+    if not rest.startswith("//") or not directory.startswith("/") or "\0" in directory:
+        raise ConfigError(
+            f"DYN_DISCOVERY is {url!r}; a directory of this host is meant: file:///some/dir, with three slashes",
+            url=url,
+        )
+    return [directory]
+
+
+def _no_arguments(url: str, rest: str) -> list[str]:
+    if rest not in ("", "//"):
+        raise ConfigError(f"DYN_DISCOVERY is {url!r}; write memory: and nothing after it", url=url)
+    return []
