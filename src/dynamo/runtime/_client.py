@@ -1,0 +1,355 @@
+"""The calling side of an endpoint: follow its instances, pick one, send, and read the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
+
+import msgspec
+
+from dynamo._core import request_plane
+from dynamo._core.address import EndpointId, parse_key
+from dynamo._core.context import Context
+from dynamo._core.discovery.base import Delete, Put, Synced
+from dynamo._core.errors import CannotConnect, DynamoError, NoInstances, NotFound
+from dynamo.runtime import _codec
+from dynamo.runtime._codec import Annotated, JsonValue
+
+if TYPE_CHECKING:
+    from dynamo._core.discovery.base import Discovery
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long a client that starts waits to learn who is alive.
+SYNC_TIMEOUT_S = 10.0
+#: An instance that could not be reached is passed over for so long, unless no other is left.
+AVOID_S = 5.0
+#: So many instances are tried before a request that nobody has seen fails.
+CONNECT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One live server of an endpoint."""
+
+    instance_id: int
+    address: str
+
+
+class InstanceRecord(msgspec.Struct):
+    """An instance as discovery holds it."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+    transport: dict[str, str]
+    type: str = "Endpoint"
+
+
+class ResponseStream(Generic[T]):
+    """The responses to one request, in order.
+
+    Closing it, dropping it, or leaving its `async with` block cancels the work behind it. It ends with
+    an error if the handler raised one or if the worker was lost; it never just ends.
+    """
+
+    __slots__ = ("_arrived", "_decode", "_items", "_loop", "_next", "instance_id")
+
+    def __init__(self, items: request_plane.ResponseStream, decode: Callable[[bytes], T], instance_id: int) -> None:
+        self._items = items
+        self._decode = decode
+        self._loop = asyncio.get_running_loop()
+        # What has arrived, and the position in it of the next item to hand out.
+        self._arrived: list[bytes] = []
+        self._next = 0
+        #: Who serves the request.
+        self.instance_id = instance_id
+
+    def __aiter__(self) -> ResponseStream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._next == len(self._arrived):
+            self._arrived, self._next = await self._items.batch(), 0
+            if not self._arrived:
+                raise StopAsyncIteration
+        item = self._arrived[self._next]
+        self._next += 1
+        return self._decode(item)
+
+    async def batch(self) -> list[T]:
+        """Return every item that has arrived, waiting for the first; an empty list at the end."""
+        arrived, self._arrived = self._arrived[self._next :], []
+        self._next = 0
+        return list(map(self._decode, arrived or await self._items.batch()))
+
+    async def aclose(self) -> None:
+        """Cancel the work behind the stream. A second call changes nothing."""
+        self._arrived, self._next = [], 0
+        await self._items.aclose()
+
+    async def __aenter__(self) -> ResponseStream[T]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A reader that breaks out of its loop and drops the stream must not leave the work running.
+        items = getattr(self, "_items", None)
+        if items is not None and not items.ended and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(items.leave)
+
+
+class Client:
+    """Calls one endpoint, on whichever instances are alive now."""
+
+    def __init__(
+        self,
+        endpoint: EndpointId,
+        discovery: Discovery,
+        requests: request_plane.RequestPlane,
+        rng: random.Random,
+        on_close: Callable[[Client], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self._on_close = on_close
+        self._discovery = discovery
+        self._requests = requests
+        self._rng = rng
+        # The mutable state. Who is alive is changed by _follow() and nowhere else.
+        self._instances: dict[int, Instance] = {}
+        self._ids: list[int] = []
+        self._avoided: dict[int, float] = {}
+        self._last_id = -1
+        self._changed = asyncio.Event()
+        self._synced = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow the instances; return when those that exist are known."""
+        if self._follower is None:
+            self._follower = asyncio.get_running_loop().create_task(self._follow())
+        synced = asyncio.ensure_future(self._synced.wait())
+        try:
+            await asyncio.wait([synced, self._follower], timeout=SYNC_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            synced.cancel()
+        if self._follower.done():
+            self._follower.result()
+        if not self._synced.is_set():
+            raise DynamoError(f"discovery did not say within {SYNC_TIMEOUT_S:.0f} s who serves {self.endpoint}")
+
+    async def close(self) -> None:
+        """Stop following. Streams that are open go on."""
+        self._on_close(self)
+        if self._follower is not None:
+            self._follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._follower
+
+    def instance_ids(self) -> list[int]:
+        """The ids of the instances that are alive, in ascending order."""
+        return list(self._ids)
+
+    def instances(self) -> list[Instance]:
+        """The instances that are alive, in order of their ids."""
+        return [self._instances[id] for id in self._ids]
+
+    async def wait_for_instances(self, count: int = 1, timeout_s: float | None = None) -> list[int]:
+        """Return the ids as soon as there are `count`. Raises `NoInstances` after `timeout_s` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self._ids) < count:
+                    await self.wait_for_change()
+        except TimeoutError:
+            raise NoInstances(
+                f"{len(self._ids)} of {count} instances serve {self.endpoint} after {timeout_s} s; is a worker up?",
+                endpoint=str(self.endpoint),
+            ) from None
+        return list(self._ids)
+
+    async def wait_for_change(self) -> None:
+        """Wait until the next change of who is alive."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    # Calls. Each picks an instance in its own way; a request that no instance has seen goes to another.
+
+    @overload
+    async def generate(
+        self, request: object, annotated: Literal[True] = True, context: Context | None = None
+    ) -> ResponseStream[Annotated]: ...
+    @overload
+    async def generate(
+        self, request: object, annotated: Literal[False], context: Context | None = None
+    ) -> ResponseStream[JsonValue]: ...
+    @overload
+    async def generate(
+        self, request: object, annotated: bool = True, context: Context | None = None, *, item_type: type[T]
+    ) -> ResponseStream[T]: ...
+    async def generate(
+        self,
+        request: object,
+        annotated: bool = True,
+        context: Context | None = None,
+        *,
+        item_type: type[T] | None = None,
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
+        """Call an instance chosen at random.
+
+        Items are `Annotated`; with `annotated=False` they are plain values, and with `item_type` they
+        are decoded into that msgspec type. Raises `NoInstances` if nobody serves the endpoint and
+        `CannotConnect` if nobody could be reached.
+        """
+        return await self._call(self._random, request, annotated, context, item_type)
+
+    random = generate
+
+    @overload
+    async def round_robin(
+        self, request: object, annotated: Literal[True] = True, context: Context | None = None
+    ) -> ResponseStream[Annotated]: ...
+    @overload
+    async def round_robin(
+        self, request: object, annotated: Literal[False], context: Context | None = None
+    ) -> ResponseStream[JsonValue]: ...
+    @overload
+    async def round_robin(
+        self, request: object, annotated: bool = True, context: Context | None = None, *, item_type: type[T]
+    ) -> ResponseStream[T]: ...
+    async def round_robin(
+        self,
+        request: object,
+        annotated: bool = True,
+        context: Context | None = None,
+        *,
+        item_type: type[T] | None = None,
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
+        """Call the instances in turn. Otherwise like `generate`."""
+        return await self._call(self._next_in_turn, request, annotated, context, item_type)
+
+    @overload
+    async def direct(
+        self, request: object, instance_id: int, annotated: Literal[True] = True, context: Context | None = None
+    ) -> ResponseStream[Annotated]: ...
+    @overload
+    async def direct(
+        self, request: object, instance_id: int, annotated: Literal[False], context: Context | None = None
+    ) -> ResponseStream[JsonValue]: ...
+    @overload
+    async def direct(
+        self,
+        request: object,
+        instance_id: int,
+        annotated: bool = True,
+        context: Context | None = None,
+        *,
+        item_type: type[T],
+    ) -> ResponseStream[T]: ...
+    async def direct(
+        self,
+        request: object,
+        instance_id: int,
+        annotated: bool = True,
+        context: Context | None = None,
+        *,
+        item_type: type[T] | None = None,
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
+        """Call one instance, and no other. Raises `NotFound` if it is not alive."""
+        instance = self._instances.get(instance_id)
+        if instance is None:
+            raise NotFound(
+                f"instance_id={instance_id} not found for endpoint {str(self.endpoint)!r}", instance_id=str(instance_id)
+            )
+        return await self._send(instance, _codec.encode(request), annotated, context, item_type)
+
+    async def _call(
+        self,
+        pick: Callable[[list[int]], int],
+        request: object,
+        annotated: bool,
+        context: Context | None,
+        item_type: type[T] | None,
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
+        payload = _codec.encode(request)
+        for attempt in itertools.count(1):
+            instance = self._instances[pick(self._candidates())]
+            try:
+                return await self._send(instance, payload, annotated, context, item_type)
+            except CannotConnect:
+                self._avoided[instance.instance_id] = asyncio.get_running_loop().time() + AVOID_S
+                if attempt >= CONNECT_ATTEMPTS or attempt >= len(self._ids):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _send(
+        self,
+        instance: Instance,
+        payload: bytes,
+        annotated: bool,
+        context: Context | None,
+        item_type: type[T] | None,
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
+        items = await self._requests.call(instance.address, payload, context or Context())
+        if item_type is not None:
+            return ResponseStream(items, _codec.typed_decoder(item_type), instance.instance_id)
+        if annotated:
+            return ResponseStream(items, _codec.decode_annotated, instance.instance_id)
+        return ResponseStream(items, _codec.decode_plain, instance.instance_id)
+
+    def _candidates(self) -> list[int]:
+        """The instances to choose from: those that could be reached lately, or all if there are none."""
+        if not self._ids:
+            raise NoInstances(
+                f"no instances found for endpoint {str(self.endpoint)!r}; is a worker running?",
+                endpoint=str(self.endpoint),
+            )
+        if not self._avoided:
+            return self._ids
+        now = asyncio.get_running_loop().time()
+        self._avoided = {id: until for id, until in self._avoided.items() if until > now and id in self._instances}
+        return [id for id in self._ids if id not in self._avoided] or self._ids
+
+    def _random(self, ids: list[int]) -> int:
+        return self._rng.choice(ids)
+
+    def _next_in_turn(self, ids: list[int]) -> int:
+        """The next id above the last one: fair however instances come and go."""
+        position = bisect_right(ids, self._last_id)
+        self._last_id = ids[position if position < len(ids) else 0]
+        return self._last_id
+
+    # Who is alive.
+
+    async def _follow(self) -> None:
+        async with contextlib.aclosing(self._discovery.watch(self.endpoint.instances_prefix)) as changes:
+            async for change in changes:
+                if isinstance(change, Synced):
+                    self._synced.set()
+                elif isinstance(change, Put):
+                    self._add(change)
+                elif isinstance(change, Delete):
+                    self._instances.pop(parse_key(change.key)[1], None)
+                self._ids = sorted(self._instances)
+                self._changed.set()
+
+    def _add(self, change: Put) -> None:
+        try:
+            record = msgspec.json.decode(change.value, type=InstanceRecord)
+            address = next(iter(record.transport.values()))
+        except (msgspec.MsgspecError, StopIteration) as error:
+            logger.warning("ignoring %s: it is not the record of an instance (%s)", change.key, error)
+            return
+        self._instances[record.instance_id] = Instance(record.instance_id, address)
+        self._avoided.pop(record.instance_id, None)
