@@ -1,0 +1,109 @@
+"""One answer to one prompt, as its tokens arrive: what may be shown, and whether the worker keeps its word.
+
+The worker's word is the contract of `EngineOutput`: at most `max_tokens` tokens, a finish reason exactly
+once, and nothing after it. Whatever breaks it is an error here, so that no answer is silently wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from dynamo._core.errors import HandlerError, InvalidArgument, ProtocolError, StreamIncomplete
+from dynamo.llm._detokenize import Detokenizer
+from dynamo.llm._messages import EngineOutput, FinishReason, PreprocessedRequest
+from dynamo.llm._tokenizer import Tokenizer
+
+#: JSON has no infinity and no NaN; this is what the field reports instead.
+LOGPROB_MIN = -9999.0
+
+ShownReason = Literal["stop", "length"]
+
+
+class TokenLogprob(msgspec.Struct, gc=False):
+    """A generated token, in words, and its log probability."""
+
+    token: str
+    logprob: float
+
+
+class Delta(msgspec.Struct):
+    """What one engine output adds to one choice. The last delta of a choice, and no other, has a reason."""
+
+    index: int
+    text: str
+    finish_reason: ShownReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class Choice:
+    """One answer to one prompt."""
+
+    __slots__ = ("_detokenizer", "_finished", "_tokenizer", "_unshown", "cut", "index", "num_tokens", "request")
+
+    def __init__(self, index: int, request: PreprocessedRequest, tokenizer: Tokenizer) -> None:
+        self.index = index
+        self.request = request
+        #: How many tokens the worker has generated, those that are not shown included.
+        self.num_tokens = 0
+        #: Whether the answer is complete and the worker does not know it, as after a stop string.
+        self.cut = False
+        self._finished = False
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer.for_request(tokenizer, request)
+        self._unshown = {*request.eos_token_ids, *request.stop_conditions.stop_token_ids}
+
+    def push(self, output: EngineOutput) -> Delta | None:
+        """Return what this output adds; None if that is nothing yet."""
+        if self._finished:
+            raise ProtocolError("the worker sent more after its finish reason")
+        request, token_ids = self.request, output.token_ids
+        self.num_tokens += len(token_ids)
+        max_tokens = request.stop_conditions.max_tokens
+        if max_tokens is not None and self.num_tokens > max_tokens:
+            raise ProtocolError(f"the worker sent {self.num_tokens} tokens; at most {max_tokens} were asked for")
+        text = self._detokenizer.push(token_ids) if token_ids else ""
+        logprobs = self._logprobs(output) if request.output_options.logprobs is not None else None
+        stopped = self._detokenizer.stopped
+        if output.finish_reason is None and not stopped:
+            return Delta(self.index, text, None, logprobs) if text or logprobs else None
+        self._finished = True
+        self.cut = output.finish_reason is None
+        reason = _shown(output.finish_reason)
+        if stopped:
+            return Delta(self.index, text, "stop", logprobs)
+        return Delta(self.index, text + self._detokenizer.finish(), reason, logprobs)
+
+    def end(self) -> None:
+        """Take the end of the worker's stream. Raises `StreamIncomplete` if it came without a reason."""
+        if not self._finished:
+            raise StreamIncomplete(
+                f"the worker's stream ended after {self.num_tokens} tokens without a finish reason",
+                num_tokens=self.num_tokens,
+            )
+
+    def _logprobs(self, output: EngineOutput) -> list[TokenLogprob]:
+        values = output.log_probs
+        if values is None:
+            if not output.token_ids:
+                return []
+            raise InvalidArgument(
+                "this model's engine reports no log probabilities: leave out 'logprobs'", param="logprobs"
+            )
+        if len(values) != len(output.token_ids):
+            raise ProtocolError(f"the worker sent {len(values)} log probabilities for {len(output.token_ids)} tokens")
+        decode = self._tokenizer.decode
+        return [
+            TokenLogprob(decode([token_id], skip_special_tokens=False), value if value >= LOGPROB_MIN else LOGPROB_MIN)
+            for token_id, value in zip(output.token_ids, values, strict=True)
+            if token_id not in self._unshown
+        ]
+
+
+def _shown(reason: FinishReason | None) -> ShownReason:
+    if reason == "error":
+        raise HandlerError("the engine ended the request with an error", type_name="EngineError")
+    if reason == "cancelled":
+        raise StreamIncomplete("the engine cancelled the request, which nobody asked it to")
+    return reason or "stop"

@@ -1,0 +1,298 @@
+"""The models that can be asked now, as workers come and go.
+
+A worker puts its model card into discovery under its own lease. Here each card of a model adds an
+instance to it; the first one builds its pipeline, and with the last one the model goes. Cards of one name
+must agree: one that differs is refused, and said so, until the others are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from dynamo._core.address import MODEL_CARDS, EndpointId, parse_key
+from dynamo._core.context import Context
+from dynamo._core.discovery.base import Delete, Put
+from dynamo._core.errors import (
+    ConfigError,
+    DynamoError,
+    InvalidArgument,
+    NoInstances,
+    NotFound,
+    WorkerUnavailable,
+)
+from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
+from dynamo.llm._openai import ChatRequest, OpenAIRequest
+from dynamo.llm._pipeline import TokenPipeline
+from dynamo.llm._preprocess import Preprocessor
+from dynamo.llm._text_pipeline import TextPipeline
+from dynamo.llm._workers import Workers
+from dynamo.runtime import DistributedRuntime
+
+logger = logging.getLogger(__name__)
+
+#: A model whose workers are gone is expected back for so long; later it is unknown.
+EXPECTED_BACK_S = 600.0
+EXPECTED_BACK_MAX = 1024
+NAMED_MAX = 8
+
+
+class Pipeline(Protocol):
+    """Answers requests for one model."""
+
+    def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+        """Yield the JSON of the chunks that are ready, until the answer is complete."""
+
+    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+        """Return the JSON of the whole answer."""
+
+
+class _Model:
+    """One model: its card, who serves it, and, once it is loaded, its pipeline."""
+
+    def __init__(self, card: ModelCard, endpoint: EndpointId) -> None:
+        self.card = card
+        self.endpoint = endpoint
+        self.created_s = int(time.time())
+        # Whose cards were accepted. The workers of the pipeline look at this very set.
+        self.instance_ids: set[int] = set()
+        self.workers: Workers | None = None
+        self.pipeline: Pipeline | None = None
+        self.fault: Exception | None = None
+        self.loading: asyncio.Task[None] | None = None
+
+    def live(self) -> list[int]:
+        return [] if self.workers is None or self.pipeline is None else self.workers.instance_ids()
+
+
+class ModelManager:
+    """Follows the model cards; use it with `async with`."""
+
+    def __init__(self, runtime: DistributedRuntime, *, namespace: str | None = None) -> None:
+        self._runtime = runtime
+        self._namespace = namespace
+        # The mutable state, changed by _put() and _delete() only. Every card that exists, by its key;
+        # the models that they make; and when each model went whose workers are gone.
+        self._cards: dict[str, ModelCard] = {}
+        self._models: dict[str, _Model] = {}
+        self._gone: dict[str, float] = {}
+        self._faults_said: dict[str, str] = {}
+        self._ready = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
+        self._loading: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> ModelManager:
+        self._follower = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        tasks = [task for task in (self._follower, *self._loading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for model in self._models.values():
+            await _close(model)
+
+    # What a frontend asks.
+
+    def pipeline(self, name: str, request: OpenAIRequest | None = None) -> Pipeline:
+        """Return what answers for a model.
+
+        Raises `NotFound` for a model that nobody has served lately, `NoInstances` for one that is loading
+        or whose workers are gone, `WorkerUnavailable` for one that cannot be loaded here, and
+        `InvalidArgument` for a request of a kind that the model does not answer.
+        """
+        model = self._models.get(name)
+        if model is None and not self._is_expected_back(name):
+            raise NotFound(self._not_found(name), code="model_not_found", param="model")
+        if model is None or (model.pipeline is not None and not model.live()):
+            raise NoInstances(f"no live worker serves the model {name!r} right now", model=name)
+        if model.fault is not None:
+            raise WorkerUnavailable(f"the model {name!r} cannot be loaded by this frontend; its log says why")
+        if model.pipeline is None:
+            raise NoInstances(f"the model {name!r} is being loaded: try again in a moment", model=name)
+        if request is not None:
+            _check_kind(model.card, request)
+        return model.pipeline
+
+    def names(self) -> list[str]:
+        """The models that can be asked now, in order."""
+        return sorted(name for name, model in self._models.items() if model.live())
+
+    def created_s(self, name: str) -> int:
+        """When this model came, in seconds of the Unix clock."""
+        return self._models[name].created_s
+
+    def instances(self) -> dict[str, list[str]]:
+        """The live instances of each model that can be asked now."""
+        return {
+            name: [f"{self._models[name].endpoint}/{id:x}" for id in self._models[name].live()] for name in self.names()
+        }
+
+    async def wait_ready(self) -> None:
+        """Wait until a first model can be asked."""
+        await self._ready.wait()
+
+    # Following the cards.
+
+    async def _follow(self) -> None:
+        try:
+            async with aclosing(self._runtime.discovery.watch(MODEL_CARDS)) as changes:
+                async for change in changes:
+                    if isinstance(change, Put):
+                        await self._put(change)
+                    elif isinstance(change, Delete):
+                        await self._delete(change.key)
+        except Exception:
+            logger.exception("models are no longer followed: workers that come or go from now on are not seen")
+            raise
+
+    async def _put(self, change: Put) -> None:
+        try:
+            endpoint, _ = parse_key(change.key)
+            card = ModelCard.from_json(change.value)
+        except DynamoError as error:
+            logger.warning("ignoring the model card at %s: %s", change.key, error)
+            return
+        if self._namespace is not None and endpoint.namespace != self._namespace:
+            return
+        if not card.model_type & (ModelType.Chat | ModelType.Completions):
+            return
+        if change.key in self._cards:
+            if self._cards[change.key] == card:
+                return
+            await self._delete(change.key)
+        self._cards[change.key] = card
+        self._admit(change.key, card)
+
+    def _admit(self, key: str, card: ModelCard) -> None:
+        """Count the instance of a card to its model, unless the two do not agree."""
+        endpoint, instance_id = parse_key(key)
+        model = self._models.get(card.display_name)
+        if model is None or model.fault is not None:
+            self._begin(key, card)
+        elif conflict := _conflict(model, card, endpoint):
+            logger.error(
+                "worker %s is refused for the model %r: %s. It is used once the workers that differ from it are gone",
+                key, card.display_name, conflict,
+            )  # fmt: skip
+        else:
+            model.instance_ids.add(instance_id)
+
+    def _begin(self, key: str, card: ModelCard) -> None:
+        """Begin a model with this card, and see which of the other cards of its name agree."""
+        endpoint, instance_id = parse_key(key)
+        model = self._models[card.display_name] = _Model(card, endpoint)
+        model.instance_ids.add(instance_id)
+        self._gone.pop(card.display_name, None)
+        model.loading = asyncio.create_task(self._load(model))
+        self._loading.add(model.loading)
+        model.loading.add_done_callback(self._loading.discard)
+        for other_key, other in self._cards.items():
+            if other_key != key and other.display_name == card.display_name:
+                self._admit(other_key, other)
+
+    async def _delete(self, key: str) -> None:
+        card = self._cards.pop(key, None)
+        model = None if card is None else self._models.get(card.display_name)
+        if card is None or model is None:
+            return
+        endpoint, instance_id = parse_key(key)
+        if endpoint != model.endpoint:
+            return
+        model.instance_ids.discard(instance_id)
+        if model.instance_ids:
+            return
+        del self._models[card.display_name]
+        self._gone[card.display_name] = self._now()
+        while len(self._gone) > EXPECTED_BACK_MAX:
+            del self._gone[next(iter(self._gone))]
+        logger.info("the model %r is gone: its last worker left", card.display_name)
+        await _close(model)
+        for other_key, other in self._cards.items():
+            if other.display_name == card.display_name:
+                self._begin(other_key, other)
+                break
+
+    async def _load(self, model: _Model) -> None:
+        """Build a model's pipeline, beside everything else."""
+        name = model.card.display_name
+        at = model.endpoint
+        client = await self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint).client()
+        model.workers = Workers(name, client, model.instance_ids)
+        try:
+            model.pipeline = await _pipeline_for(model.card, model.workers)
+        except Exception as error:
+            # Whatever a model's files can cause concerns this model only.
+            model.fault = error
+            await client.close()
+            # Every worker of a broken model brings the same fault: it is said once.
+            if self._faults_said.get(name) != str(error):
+                self._faults_said[name] = str(error)
+                unexpected = None if isinstance(error, DynamoError) else error
+                logger.error("the model %r cannot be served: %s", name, error, exc_info=unexpected)
+            return
+        self._faults_said.pop(name, None)
+        await client.wait_for_instances()
+        logger.info("the model %r is ready", name)
+        self._ready.set()
+
+    def _not_found(self, name: str) -> str:
+        names = self.names()
+        known = ", ".join(repr(one) for one in names[:NAMED_MAX]) or "none yet"
+        return f"the model {name!r} does not exist; served now: {known}" + (", ..." if len(names) > NAMED_MAX else "")
+
+    def _is_expected_back(self, name: str) -> bool:
+        return name in self._gone and self._now() - self._gone[name] < EXPECTED_BACK_S
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _pipeline_for(card: ModelCard, workers: Workers) -> Pipeline:
+    if card.model_input is ModelInput.Text:
+        return TextPipeline(workers)
+    if card.model_input is ModelInput.Tokens:
+        return TokenPipeline(await Preprocessor.load(card), workers)
+    raise ConfigError(f"its workers take {card.model_input.value!r}, which chat and completions are not made of")
+
+
+def _conflict(model: _Model, card: ModelCard, endpoint: EndpointId) -> str | None:
+    """Say in what a card differs from those that serve its model; None if in nothing that matters."""
+    ours = model.card
+    for what, own, other in (
+        ("endpoint", str(model.endpoint), str(endpoint)),
+        ("model input", ours.model_input.value, card.model_input.value),
+        ("model type", str(ours.model_type), str(card.model_type)),
+        ("context length", ours.context_length, card.context_length),
+        ("KV cache block size", ours.kv_cache_block_size, card.kv_cache_block_size),
+        ("end-of-sequence tokens", ours.eos_token_ids, card.eos_token_ids),
+        *((f"checksum of {name}", sum, card.checksums.get(name)) for name, sum in sorted(ours.checksums.items())),
+        ("set of files", sorted(ours.checksums), sorted(card.checksums)),
+    ):
+        if own != other:
+            return f"its {what} is {other}, and that of the workers that serve it now is {own}"
+    return None
+
+
+def _check_kind(card: ModelCard, request: OpenAIRequest) -> None:
+    kind = ModelType.Chat if isinstance(request, ChatRequest) else ModelType.Completions
+    if kind not in card.model_type:
+        raise InvalidArgument(
+            f"the model {card.display_name!r} answers {card.model_type} requests only",
+            param="model",
+            code="wrong_model_type",
+        )
+
+
+async def _close(model: _Model) -> None:
+    """Stop following a model. Requests that run keep what they need of it until they end."""
+    if model.loading is not None:
+        model.loading.cancel()
+        await asyncio.wait([model.loading])
+    if model.workers is not None:
+        await model.workers.client.close()

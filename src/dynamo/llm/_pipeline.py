@@ -1,0 +1,171 @@
+"""The story of one request to a model that takes token ids, told once.
+
+Words become token ids, a worker gets them, its token ids become words again, and the words become chunks.
+What travels between the steps is batches: everything that has arrived by now, never one token at a time.
+Closing a generator here closes the worker's stream, which cancels the work behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from dynamo._core.context import Context
+from dynamo._core.errors import InvalidArgument, ProtocolError
+from dynamo.llm._choice import Choice, Delta
+from dynamo.llm._chunks import ChatChunks, Chunks, CompletionChunks
+from dynamo.llm._limits import CHOICES_MAX
+from dynamo.llm._merge import merged
+from dynamo.llm._messages import (
+    CompletionUsage,
+    EngineOutput,
+    OutputOptions,
+    PreprocessedRequest,
+    SamplingOptions,
+    StopConditions,
+)
+from dynamo.llm._openai import SEED_MAX, ChatRequest, CompletionRequest, OpenAIRequest, refuse_unserved
+from dynamo.llm._preprocess import Preprocessor, RequestOptions
+from dynamo.llm._workers import Workers
+from dynamo.runtime import ResponseStream
+
+#: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
+#: reads slowly must not get it all at once.
+BATCH_MAX = 256
+
+
+class TokenPipeline:
+    """Answers requests for a model whose workers take token ids."""
+
+    def __init__(self, preprocessor: Preprocessor, workers: Workers) -> None:
+        self._preprocessor = preprocessor
+        self._workers = workers
+
+    async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+        """Yield the JSON of the chunks that are ready, until the answer is complete."""
+        prompts = await self._prepare(request)
+        choices = self._choices(request, prompts)
+        chunks = _chunks_for(request, context)
+        async with aclosing(self._deltas(choices, context)) as batches:
+            async for deltas in batches:
+                yield [chunks.encode(delta) for delta in deltas]
+        if request.include_usage:
+            yield [chunks.usage(_usage(prompts, choices))]
+
+    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+        """Return the JSON of the whole answer."""
+        prompts = await self._prepare(request)
+        choices = self._choices(request, prompts)
+        answer: list[Delta] = []
+        async with aclosing(self._deltas(choices, context)) as batches:
+            async for deltas in batches:
+                answer.extend(deltas)
+        return _chunks_for(request, context).whole(answer, _usage(prompts, choices))
+
+    async def _prepare(self, request: OpenAIRequest) -> list[PreprocessedRequest]:
+        """Words to token ids: one request per prompt."""
+        refuse_unserved(request)
+        options = _options(request)
+        try:
+            if isinstance(request, ChatRequest):
+                messages = [message.model_dump(exclude_unset=True) for message in request.messages]
+                return [await self._preprocessor.chat(messages, options)]
+            assert isinstance(request, CompletionRequest)
+            return [await self._preprocessor.completion(prompt, options) for prompt in request.prompts]
+        except InvalidArgument as error:
+            about = "max_tokens" if "max_tokens" in error.details else request.PROMPT
+            raise InvalidArgument(error.message, **{"param": about, **error.details}) from error
+
+    def _choices(self, request: OpenAIRequest, prompts: list[PreprocessedRequest]) -> list[Choice]:
+        """The answers to give: `n` to each prompt, in order."""
+        n = request.n or 1
+        if n * len(prompts) > CHOICES_MAX:
+            raise InvalidArgument(f"{n} answers to each of {len(prompts)} prompts are over {CHOICES_MAX}", param="n")
+        wanted = [_nth(prompt, i) for prompt in prompts for i in range(n)]
+        return [Choice(index, one, self._preprocessor.tokenizer) for index, one in enumerate(wanted)]
+
+    def _deltas(self, choices: list[Choice], context: Context) -> AsyncGenerator[list[Delta], None]:
+        """Yield what the workers add to the choices, in batches."""
+        if len(choices) == 1:
+            return self._answer(choices[0], context)
+        return merged([self._answer(choice, _child(context, choice.index)) for choice in choices])
+
+    async def _answer(self, choice: Choice, context: Context) -> AsyncGenerator[list[Delta], None]:
+        """Send, and yield what comes back, until the answer is complete."""
+        async with await self._workers.send(choice.request, context, EngineOutput) as stream:
+            while outputs := await _batch(stream):
+                deltas: list[Delta] = []
+                for output in outputs:
+                    if (delta := choice.push(output)) is not None:
+                        deltas.append(delta)
+                    if choice.cut:
+                        break
+                    if len(deltas) == BATCH_MAX:
+                        yield deltas
+                        deltas = []
+                if deltas:
+                    yield deltas
+                if choice.cut:
+                    return
+            choice.end()
+
+
+async def _batch(stream: ResponseStream[EngineOutput]) -> list[EngineOutput]:
+    try:
+        return await stream.batch()
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"the worker sent what is no engine output: {error}") from error
+
+
+def _options(request: OpenAIRequest) -> RequestOptions:
+    """How to generate and sample, in the words of engines."""
+    return RequestOptions(
+        StopConditions(
+            max_tokens=request.budget,
+            min_tokens=request.min_tokens or 0,
+            stop=request.stops,
+            ignore_eos=bool(request.ignore_eos),
+        ),
+        SamplingOptions(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            min_p=request.min_p,
+            seed=request.seed,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            repetition_penalty=request.repetition_penalty,
+        ),
+        OutputOptions(
+            logprobs=request.logprobs_count,
+            skip_special_tokens=True if request.skip_special_tokens is None else request.skip_special_tokens,
+        ),
+    )
+
+
+def _nth(request: PreprocessedRequest, n: int) -> PreprocessedRequest:
+    """Return the request for the n-th answer to a prompt: with a seed, it samples differently each time."""
+    seed = request.sampling_options.seed
+    if seed is None or n == 0:
+        return request
+    sampling = msgspec.structs.replace(request.sampling_options, seed=(seed + n) & SEED_MAX)
+    return msgspec.structs.replace(request, sampling_options=sampling)
+
+
+def _child(context: Context, index: int) -> Context:
+    """Return the context of one of several choices: workers tell requests apart by their ids."""
+    return Context(f"{context.request_id}-{index}", context.metadata, deadline=context.deadline)
+
+
+def _chunks_for(request: OpenAIRequest, context: Context) -> Chunks:
+    if isinstance(request, ChatRequest):
+        return ChatChunks(f"chatcmpl-{context.request_id}", request.model, include_usage=request.include_usage)
+    return CompletionChunks(f"cmpl-{context.request_id}", request.model, include_usage=request.include_usage)
+
+
+def _usage(prompts: list[PreprocessedRequest], choices: list[Choice]) -> CompletionUsage:
+    prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+    completion_tokens = sum(choice.num_tokens for choice in choices)
+    return CompletionUsage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)

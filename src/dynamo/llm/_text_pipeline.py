@@ -1,0 +1,162 @@
+"""The story of one request to a model whose workers take text.
+
+The worker gets the body as it was sent, asked to stream, and yields OpenAI chunks as dicts. They are
+passed on as they are; what a simple worker leaves out of a chunk's envelope is filled in. That every
+choice ends with exactly one finish reason is checked here as for any other model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import cast
+
+import msgspec
+
+from dynamo._core.context import Context
+from dynamo._core.errors import ProtocolError, StreamIncomplete
+from dynamo.llm._limits import CHOICES_MAX
+from dynamo.llm._openai import ChatRequest, OpenAIRequest
+from dynamo.llm._workers import Workers
+from dynamo.runtime import ResponseStream
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Object = dict[str, Json]
+
+#: Texts of a chunk that name something; all other texts of one choice are pieces to be joined.
+_NAMES = {"role", "id", "type", "name", "finish_reason", "stop_reason"}
+
+
+class TextPipeline:
+    """Answers requests for a model whose workers take the OpenAI body."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+        """Yield the JSON of the chunks that are ready, until the answer is complete."""
+        body = request.body() | {"stream": True}
+        envelope = _envelope(request, context, "chat.completion.chunk")
+        finished = _Finished()
+        async with await self._workers.send(body, context, dict) as stream:
+            while chunks := await _batch(stream):
+                for chunk in chunks:
+                    finished.check(chunk)
+                yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
+        finished.check_end()
+
+    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+        """Return the JSON of the whole answer."""
+        body = request.body() | {"stream": True, "stream_options": {"include_usage": True}}
+        finished = _Finished()
+        whole: list[Object] = []
+        async with await self._workers.send(body, context, dict) as stream:
+            while chunks := await _batch(stream):
+                for chunk in chunks:
+                    finished.check(chunk)
+                whole.extend(chunks)
+        finished.check_end()
+        return msgspec.json.encode(accumulated(whole, _envelope(request, context, "chat.completion")))
+
+
+class _Finished:
+    """Which choices have begun, and which have ended."""
+
+    def __init__(self) -> None:
+        self._ended: dict[int, bool] = {}
+
+    def check(self, chunk: Object) -> None:
+        """Take a chunk. Raises `ProtocolError` for what follows a choice's finish reason."""
+        for choice in choices_of(chunk):
+            index = choice.get("index", 0)
+            if not isinstance(index, int) or not 0 <= index < CHOICES_MAX:
+                raise ProtocolError(f"the worker sent a choice with the index {index!r}")
+            if self._ended.get(index):
+                raise ProtocolError(f"the worker sent more of choice {index} after its finish reason")
+            self._ended[index] = choice.get("finish_reason") is not None
+
+    def check_end(self) -> None:
+        """Raise `StreamIncomplete` unless there was an answer and all of it ended with a reason."""
+        if not self._ended or not all(self._ended.values()):
+            raise StreamIncomplete("the worker's stream ended without a finish reason")
+
+
+def choices_of(chunk: Object) -> list[Object]:
+    """Return the choices of a chunk."""
+    choices = chunk.get("choices", [])
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise ProtocolError("the worker sent a chunk whose 'choices' are not a list of objects")
+    return cast("list[Object]", choices)
+
+
+def accumulated(chunks: Iterable[Object], envelope: Object) -> Object:
+    """Return the answer that the chunks of a stream add up to."""
+    answer = dict(envelope)
+    by_index: dict[int, Object] = {}
+    for chunk in chunks:
+        answer |= {key: value for key, value in chunk.items() if key not in ("choices", "object") and value is not None}
+        for choice in choices_of(chunk):
+            index = cast(int, choice.get("index", 0))
+            _add(by_index.setdefault(index, {"index": index}), choice)
+    choices: list[Json] = []
+    for _, choice in sorted(by_index.items()):
+        if "delta" in choice:
+            message: Object = {"role": "assistant", "content": None}
+            choice["message"] = message | cast("Object", choice.pop("delta"))
+        choices.append(choice)
+    return answer | {"choices": choices}
+
+
+def _add(whole: Object, piece: Object) -> None:
+    """Add a piece of an object to what there is of it: texts and lists grow, everything else is the latest."""
+    for key, value in piece.items():
+        before = whole.get(key)
+        if value is None:
+            whole.setdefault(key, None)
+        elif isinstance(value, dict):
+            inner = dict(before) if isinstance(before, dict) else {}
+            _add(inner, value)
+            whole[key] = inner
+        elif isinstance(value, list):
+            whole[key] = _grown(before if isinstance(before, list) else [], value)
+        elif isinstance(value, str) and isinstance(before, str) and key not in _NAMES:
+            whole[key] = before + value
+        else:
+            whole[key] = value
+
+
+def _grown(whole: Sequence[Json], pieces: list[Json]) -> list[Json]:
+    """Append to a list; a piece that carries the index of an item there adds to that item."""
+    items = list(whole)
+    for piece in pieces:
+        same = next((item for item in items if _same_index(item, piece)), None)
+        if isinstance(piece, dict) and isinstance(same, dict):
+            _add(same, piece)
+        elif isinstance(piece, dict):
+            items.append(dict(piece))
+        else:
+            items.append(piece)
+    return items
+
+
+def _same_index(item: Json, piece: Json) -> bool:
+    return (
+        isinstance(item, dict) and isinstance(piece, dict) and "index" in piece and item.get("index") == piece["index"]
+    )
+
+
+def _envelope(request: OpenAIRequest, context: Context, chat_object: str) -> Object:
+    is_chat = isinstance(request, ChatRequest)
+    return {
+        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{context.request_id}",
+        "object": chat_object if is_chat else "text_completion",
+        "created": int(time.time()),
+        "model": request.model,
+    }
+
+
+async def _batch(stream: ResponseStream[Object]) -> list[Object]:
+    try:
+        return await stream.batch()
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"the worker sent what is no OpenAI chunk: {error}") from error
