@@ -1,0 +1,42 @@
+"""The `dynamo` command. Each of its subcommands is a file beside this one."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from dynamo.cli._serve import OverridableCommand, serve
+
+DISTRIBUTION = "dynamo-serve"
+
+app = typer.Typer(
+    name="dynamo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("serve", cls=OverridableCommand)(serve)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dynamo {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@app.callback()
+def dynamo(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", "-v", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Serve inference graphs: plain Python classes that become processes."""
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    app()

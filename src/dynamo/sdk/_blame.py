@@ -1,0 +1,45 @@
+"""Where in the user's code something went wrong: one line of an error, without our own frames."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+
+import dynamo
+
+_OURS = tuple(os.path.abspath(path) + os.sep for path in dynamo.__path__)
+_LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python")
+
+
+def blame(error: BaseException) -> str:
+    """Say what was raised and where in the user's code: `ValueError: no such model (worker.py:12 in load)`."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"SyntaxError: {error.msg} ({_shown(error.filename)}:{error.lineno})"
+    message = str(error) or "(no message)"
+    text = f"{type(error).__name__}: {message.splitlines()[0]}"
+    frames = list(_user_frames(error))
+    if not frames:
+        return text
+    last = frames[-1]
+    place = "" if last.name == "<module>" else f" in {last.name}"
+    return f"{text} ({_shown(last.filename)}:{last.lineno}{place})"
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback without the frames of this package and of the import system."""
+    frames = traceback.StackSummary.from_list(list(_user_frames(error, libraries=True)))
+    return "".join(["Traceback (most recent call last):\n", *frames.format(), *traceback.format_exception_only(error)])
+
+
+def _user_frames(error: BaseException, libraries: bool = False) -> Iterator[traceback.FrameSummary]:
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith((*_OURS, "<frozen")):
+            continue
+        if libraries or not any(part in frame.filename for part in _LIBRARIES):
+            yield frame
+
+
+def _shown(filename: str) -> str:
+    relative = os.path.relpath(filename)
+    return filename if relative.startswith("..") else relative

@@ -1,0 +1,65 @@
+"""What `dynamo serve` prints: its own lines, and those of its workers with a name before each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO
+
+#: A longer line of a worker is printed in pieces.
+LINE_BYTES_MAX = 1 << 16
+_READ_BYTES = 1 << 16
+
+_COLOURS = (36, 33, 35, 32, 34, 31)  # cyan, yellow, magenta, green, blue, red
+
+
+class Console:
+    """Two streams, in colour where they are terminals and NO_COLOR is not set."""
+
+    def __init__(self, out: BinaryIO, err: BinaryIO, environment: Mapping[str, str]) -> None:
+        self.out = out
+        self.err = err
+        self._may_colour = not environment.get("NO_COLOR")
+        self._colour_of: dict[str, int] = {}
+
+    @classmethod
+    def standard(cls) -> Console:
+        """The console of this process."""
+        return cls(sys.stdout.buffer, sys.stderr.buffer, os.environ)
+
+    def say(self, text: str) -> None:
+        """Print a line of our own."""
+        self._write(self.out, text.encode() + b"\n")
+
+    def warn(self, text: str) -> None:
+        self._write(self.err, self._painted(self.err, "warning:", 33) + b" " + text.encode() + b"\n")
+
+    def error(self, text: str) -> None:
+        self._write(self.err, self._painted(self.err, "error:", 31) + b" " + text.encode() + b"\n")
+
+    async def relay(self, reader: asyncio.StreamReader, label: str, stream: BinaryIO) -> None:
+        """Print what a worker writes until it ends, each line after `[label]`."""
+        colour = self._colour_of.setdefault(label.partition(":")[0], _COLOURS[len(self._colour_of) % len(_COLOURS)])
+        prefix = self._painted(stream, f"[{label}]", colour) + b" "
+        rest = b""
+        while chunk := await reader.read(_READ_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                lines, rest = [*lines, rest], b""
+            self._write(stream, b"".join(prefix + line + b"\n" for line in lines))
+        if rest:
+            self._write(stream, prefix + rest + b"\n")
+
+    def _write(self, stream: BinaryIO, data: bytes) -> None:
+        # Nobody may read any more, or the disk may be full: that must not take the services down.
+        with contextlib.suppress(OSError):
+            stream.write(data)
+            stream.flush()
+
+    def _painted(self, stream: BinaryIO, text: str, colour: int) -> bytes:
+        if self._may_colour and stream.isatty():
+            return f"\x1b[{colour}m{text}\x1b[0m".encode()
+        return text.encode()

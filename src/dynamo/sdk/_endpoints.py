@@ -1,0 +1,149 @@
+"""Endpoints: the methods of a service that can be called from outside it.
+
+A decorator only marks the function, which stays what it was; `collect_endpoints` finds the marks
+when the class becomes a service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar, overload
+
+from dynamo._core.address import check_name
+from dynamo._core.errors import InvalidArgument
+
+_MARK = "__dynamo_endpoint__"
+HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+
+Method = TypeVar("Method", bound=Callable[..., object])
+
+
+class DynamoTransport(StrEnum):
+    """How an endpoint is reached."""
+
+    DEFAULT = "default"  # by other services and clients, over the request plane
+    HTTP = "http"  # by HTTP clients
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    name: str | None
+    transports: frozenset[DynamoTransport]
+    http_method: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One endpoint of a service class."""
+
+    name: str
+    attribute: str
+    function: Callable[..., object]
+    transports: frozenset[DynamoTransport]
+    http_method: str
+
+    @property
+    def on_plane(self) -> bool:
+        """Whether other services can call it."""
+        return DynamoTransport.DEFAULT in self.transports
+
+    @property
+    def on_http(self) -> bool:
+        """Whether it is a route of the service's HTTP application."""
+        return DynamoTransport.HTTP in self.transports
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The names by which a caller may write it as an attribute."""
+        identifier = "".join(character if character.isalnum() else "_" for character in self.name)
+        return frozenset((self.name, self.attribute, identifier))
+
+
+@overload
+def dynamo_endpoint(name: Method, /) -> Method: ...
+@overload
+def dynamo_endpoint(name: str | None = None, is_api: bool = False) -> Callable[[Method], Method]: ...
+def dynamo_endpoint(name: Method | str | None = None, is_api: bool = False) -> Method | Callable[[Method], Method]:
+    """Mark a method that others can call: other services, or with `is_api` HTTP clients.
+
+    The name is the method's unless another is given; it may contain slashes.
+    """
+    transport = DynamoTransport.HTTP if is_api else DynamoTransport.DEFAULT
+    return _decorator(name, [transport], None)
+
+
+@overload
+def endpoint(name: Method, /) -> Method: ...
+@overload
+def endpoint(
+    name: str | None = None,
+    transports: Iterable[DynamoTransport] | None = None,
+    http_method: str | None = None,
+) -> Callable[[Method], Method]: ...
+def endpoint(
+    name: Method | str | None = None,
+    transports: Iterable[DynamoTransport] | None = None,
+    http_method: str | None = None,
+) -> Method | Callable[[Method], Method]:
+    """Mark a method that others can call, over the transports that are given."""
+    return _decorator(name, [DynamoTransport.DEFAULT] if transports is None else transports, http_method)
+
+
+@overload
+def api(name: Method, /) -> Method: ...
+@overload
+def api(name: str | None = None, http_method: str | None = None) -> Callable[[Method], Method]: ...
+def api(name: Method | str | None = None, http_method: str | None = None) -> Method | Callable[[Method], Method]:
+    """Mark a method that HTTP clients can call, under `/<name>`."""
+    return _decorator(name, [DynamoTransport.HTTP], http_method)
+
+
+def collect_endpoints(cls: type) -> dict[str, EndpointSpec]:
+    """Return the endpoints of a class and its bases by name, in the order of definition."""
+    by_attribute: dict[str, EndpointSpec] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, function in vars(base).items():
+            mark = getattr(function, _MARK, None)
+            if mark is None:
+                by_attribute.pop(attribute, None)  # overridden without a decorator: no endpoint any more
+            else:
+                by_attribute[attribute] = _spec(cls, attribute, function, mark)
+    endpoints: dict[str, EndpointSpec] = {}
+    for spec in by_attribute.values():
+        if spec.name in endpoints:
+            other = endpoints[spec.name].attribute
+            raise TypeError(f"{cls.__name__} has two endpoints named {spec.name!r}: {other} and {spec.attribute}")
+        endpoints[spec.name] = spec
+    return endpoints
+
+
+def _spec(cls: type, attribute: str, function: Callable[..., object], mark: _Mark) -> EndpointSpec:
+    name = mark.name or attribute
+    try:
+        check_name("endpoint name", name)
+    except InvalidArgument as error:
+        raise TypeError(f"{cls.__name__}.{attribute}: {error.message}") from error
+    return EndpointSpec(name, attribute, function, mark.transports, mark.http_method)
+
+
+def _decorator(
+    name: Method | str | None, transports: Iterable[DynamoTransport], http_method: str | None
+) -> Method | Callable[[Method], Method]:
+    kinds = frozenset(DynamoTransport(transport) for transport in transports)
+    if http_method is not None and DynamoTransport.HTTP not in kinds:
+        raise ValueError("http_method can only be specified for endpoints with HTTP transport")
+    method_name = (http_method or "POST").upper()
+    if method_name not in HTTP_METHODS:
+        raise ValueError(f"http_method {http_method!r} is none of {', '.join(HTTP_METHODS)}")
+
+    def mark(function: Method) -> Method:
+        if not callable(function):
+            raise TypeError(f"an endpoint must be a method, got {type(function).__name__}")
+        setattr(function, _MARK, _Mark(name if isinstance(name, str) else None, kinds, method_name))
+        return function
+
+    if name is None or isinstance(name, str):
+        return mark
+    return mark(name)

@@ -1,0 +1,72 @@
+"""The graph behind a service: which services run, and in which order."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+
+from dynamo._core.errors import ConfigError
+from dynamo.sdk._handler import argument_reader
+from dynamo.sdk._hooks import HookKind
+from dynamo.sdk._service import Service
+
+
+def reachable(entry: Service[object]) -> list[Service[object]]:
+    """Return the entry and everything that it depends on, breadth first."""
+    found = [entry]
+    for service in found:
+        found += [target for target in service.edges().values() if target not in found]
+    return found
+
+
+def callees_first(services: list[Service[object]]) -> list[list[Service[object]]]:
+    """Return the services in groups, each of which depends only on groups before it.
+
+    Raises `ConfigError` for a cycle.
+    """
+    sorter: TopologicalSorter[Service[object]] = TopologicalSorter()
+    for service in services:
+        sorter.add(service, *(target for target in service.edges().values() if target in services))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        names = " -> ".join(service.name for service in reversed(error.args[1]))
+        raise ConfigError(f"the services depend on each other in a circle: {names}") from error
+    groups = []
+    while sorter.is_active():
+        ready = list(sorter.get_ready())
+        groups.append(ready)
+        sorter.done(*ready)
+    return groups
+
+
+def check(services: list[Service[object]]) -> None:
+    """Raise `ConfigError` for a graph that cannot work, before anything of it is started."""
+    callees_first(services)
+    names: dict[str, Service[object]] = {}
+    addresses: dict[tuple[str, str], Service[object]] = {}
+    for service in services:
+        if names.setdefault(service.name, service) is not service:
+            raise ConfigError(f"two services are named {service.name}; rename one of the classes")
+        if service.options.dynamo.enabled:
+            other = addresses.setdefault(service.dynamo_address(), service)
+            if other is not service:
+                where = "/".join(service.dynamo_address())
+                raise ConfigError(f"{other.name} and {service.name} have the same address {where}; set dynamo.name")
+        _check_service(service)
+
+
+def _check_service(service: Service[object]) -> None:
+    for spec in service.plane_endpoints:
+        try:
+            argument_reader(spec)
+        except TypeError as error:
+            raise ConfigError(str(error)) from error
+    for name, target in service.edges().items():
+        if not target.options.dynamo.enabled:
+            raise ConfigError(f"{service.name}.{name} depends on {target.name}, whose dynamo.enabled is false")
+    idle = not service.endpoints and service.app is None and not service.hooks(HookKind.START)
+    if idle and service.inner.__init__ is object.__init__:
+        raise ConfigError(
+            f"{service.name} would do nothing: it has no endpoint, no app, no startup hook and no __init__; "
+            "mark a method with @dynamo_endpoint"
+        )

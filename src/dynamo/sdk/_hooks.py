@@ -1,0 +1,68 @@
+"""Lifecycle hooks: methods that run after a service is built, and before it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from inspect import isawaitable
+from typing import TypeVar, cast, overload
+
+_MARK = "__dynamo_hook__"
+
+Method = TypeVar("Method", bound=Callable[..., object])
+Hook = Callable[[], Awaitable[object] | object]
+
+
+class HookKind(StrEnum):
+    """When a hook runs."""
+
+    START = "start"
+    SHUTDOWN = "shutdown"
+
+
+@overload
+def async_on_start(method: Method, /) -> Method: ...
+@overload
+def async_on_start() -> Callable[[Method], Method]: ...
+def async_on_start(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
+    """Mark a method, sync or async, that runs before the endpoints of the service can be called."""
+    return _decorator(HookKind.START, method)
+
+
+@overload
+def async_on_shutdown(method: Method, /) -> Method: ...
+@overload
+def async_on_shutdown() -> Callable[[Method], Method]: ...
+def async_on_shutdown(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
+    """Mark a method, sync or async, that runs once after the last request of the service."""
+    return _decorator(HookKind.SHUTDOWN, method)
+
+
+on_shutdown = async_on_shutdown
+
+
+def collect_hooks(cls: type, kind: HookKind) -> list[str]:
+    """Return the names of the hooks of a class, those of its bases first, in the order of definition."""
+    names: dict[str, None] = {}
+    for base in reversed(cls.__mro__):
+        for name, function in vars(base).items():
+            if getattr(function, _MARK, None) is kind:
+                names[name] = None
+            elif name in names:
+                del names[name]  # overridden without a decorator: no hook any more
+    return list(names)
+
+
+async def run_hook(instance: object, name: str) -> None:
+    """Run one hook to its end. A sync hook runs on the loop: it owns the process at that time."""
+    result = cast(Hook, getattr(instance, name))()
+    if isawaitable(result):
+        await result
+
+
+def _decorator(kind: HookKind, method: Method | None) -> Method | Callable[[Method], Method]:
+    def mark(function: Method) -> Method:
+        setattr(function, _MARK, kind)
+        return function
+
+    return mark if method is None else mark(method)

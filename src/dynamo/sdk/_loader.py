@@ -1,0 +1,114 @@
+"""Import strings: how a graph is named on the command line.
+
+`module`, `module:Service`, `module:Service.dependency`, or the same with `path/file.py` in place of the
+module. Without a service it is the one root of the module: the service that no other one depends on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from contextlib import chdir
+from types import ModuleType
+
+from dynamo._core.errors import ConfigError
+from dynamo.sdk._blame import blame
+from dynamo.sdk._service import Service
+
+
+class BadGraph(ConfigError):
+    """The import string names nothing that can be served."""
+
+
+class GraphFailed(ConfigError):
+    """The user's code raised while it was imported."""
+
+
+def load_service(import_string: str, working_dir: str) -> Service[object]:
+    """Import what `import_string` names, with `working_dir` as the current directory and on the path."""
+    module_name, _, path = import_string.partition(":")
+    if not module_name or import_string.count(":") > 1 or import_string.endswith(":"):
+        raise BadGraph(
+            f'Invalid import string "{import_string}", must be in format "<module>:<attribute>" or "<module>"'
+        )
+    directory = os.path.abspath(working_dir)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    module = _import(_module_name(module_name, directory), directory)
+    return _follow(module, path) if path else _root(module)
+
+
+def _module_name(name: str, directory: str) -> str:
+    """Turn the path of a file into the name of its module."""
+    if os.sep not in name and not name.endswith((".py", ".yaml", ".yml")):
+        return name
+    stem, extension = os.path.splitext(name)
+    if extension != ".py":
+        raise BadGraph(f'Invalid module extension "{extension}", only ".py" files are supported')
+    file = os.path.join(directory, name)
+    relative = os.path.relpath(os.path.join(directory, stem), directory)
+    if not os.path.isfile(file) or relative.startswith(".."):
+        raise BadGraph(f'Module "{name}" not found in working directory "{directory}"')
+    return relative.replace(os.sep, ".")
+
+
+def _import(name: str, directory: str) -> ModuleType:
+    importlib.invalidate_caches()
+    try:
+        with chdir(directory):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise BadGraph(f'Failed to import module "{name}": {error} in {directory}') from error
+        raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error
+    except (Exception, SystemExit) as error:
+        raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error
+
+
+def _follow(module: ModuleType, path: str) -> Service[object]:
+    """Find an attribute of the module; dots after a service follow its dependencies."""
+    first, *rest = path.split(".")
+    if not hasattr(module, first):
+        raise BadGraph(f'Attribute "{first}" not found in "{module.__name__}"{_services_hint(module)}')
+    found: object = getattr(module, first)
+    for name in rest:
+        if isinstance(found, Service):
+            edges = found.edges()
+            if name not in edges:
+                raise BadGraph(f'Service "{found.name}" has no dependency "{name}"; it has {list(edges)}')
+            found = edges[name]
+        elif hasattr(found, name):
+            found = getattr(found, name)
+        else:
+            raise BadGraph(f'Attribute "{path}" not found in "{module.__name__}"')
+    if not isinstance(found, Service):
+        raise BadGraph(
+            f'Object "{path}" in module "{module.__name__}" is not a DynamoService: decorate the class with @service'
+        )
+    return found
+
+
+def _root(module: ModuleType) -> Service[object]:
+    services = _services(module)
+    if not services:
+        raise BadGraph(f'No DynamoService instances found in module "{module.__name__}"')
+    needed = [target for service in services.values() for target in service.edges().values()]
+    roots = [name for name, service in services.items() if service not in needed]
+    if len(roots) != 1:
+        which = (
+            f"Multiple root services found in module '{module.__name__}': {roots}"
+            if roots
+            else (f"No root DynamoService found in module '{module.__name__}'")
+        )
+        raise BadGraph(f"{which}. Please specify which service to use with '<module>:<service_name>'")
+    return services[roots[0]]
+
+
+def _services(module: ModuleType) -> dict[str, Service[object]]:
+    return {value.name: value for value in vars(module).values() if isinstance(value, Service)}
+
+
+def _services_hint(module: ModuleType) -> str:
+    services = _services(module)
+    return f"; its services are {', '.join(services)}" if services else ""

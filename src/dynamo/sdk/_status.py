@@ -1,0 +1,87 @@
+"""What a worker tells the process that started it, and how each notices that the other is gone.
+
+They share a socket pair. The worker sends lines of JSON; its end of file means that the worker is gone,
+and the end of file that the worker reads means that the parent is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+
+import msgspec
+
+#: How long a worker that lost its parent may take to end by itself.
+ORPHAN_GRACE_S = 5.0
+LINE_BYTES_MAX = 1 << 16
+REASON_CHARS_MAX = 4096
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Starting(msgspec.Struct, tag="starting"):
+    """The worker is on its way; `phase` says what it does now."""
+
+    phase: str
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The worker can be called."""
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """The worker gives up; `reason` is one line."""
+
+    reason: str
+
+
+Report = Starting | Ready | Failed
+
+_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+
+
+def decode_report(line: bytes) -> Report:
+    """Read one line that a worker sent."""
+    return _decoder.decode(line)
+
+
+class StatusPipe:
+    """The worker's end."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def send(self, report: Report) -> None:
+        """Tell the parent. A parent that is gone hears nothing, which `watch_parent` sees to."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(msgspec.json.encode(report) + b"\n")
+
+    def fail(self, reason: str) -> None:
+        """Tell the parent why the worker gives up, in one line."""
+        self.send(Failed(" ".join(reason.split())[:REASON_CHARS_MAX]))
+
+    def watch_parent(self) -> None:
+        """End this process when the parent is gone: by SIGTERM, and if that is not enough by SIGKILL.
+
+        The watch is a thread and needs no event loop, so it also ends a worker whose loop is blocked; the
+        SIGKILL goes to the process group, which the worker leads. Where the kernel can, it sends the
+        SIGTERM as well, so that a worker that lets no other thread run while it starts ends, too.
+        """
+        if sys.platform == "linux":
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+        def watch() -> None:
+            with contextlib.suppress(OSError):
+                self._socket.recv(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(ORPHAN_GRACE_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(os.getpid(), signal.SIGKILL)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="dynamo-parent-watch", daemon=True).start()

@@ -1,0 +1,139 @@
+"""One worker of a service, as a process: `python -m dynamo.sdk._worker GRAPH --service-name S --worker-id N`.
+
+`dynamo serve` starts it, with the configuration and the variables of the service in its environment. It
+ends on SIGTERM or Ctrl-C, and when the process that started it is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dynamo._core.errors import ConfigError, DynamoError
+from dynamo.sdk._blame import blame, user_traceback
+from dynamo.sdk._status import Ready, Starting, StatusPipe
+
+if TYPE_CHECKING:
+    from dynamo.sdk._service import Service
+
+LOG_VARIABLE = "DYN_LOG"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line says."""
+
+    graph: str
+    service_name: str
+    worker_id: int
+    status_fd: int
+    http_fd: int | None
+
+
+def main(argv: list[str]) -> int:
+    """Run one worker; return its exit status."""
+    arguments = _parse(argv)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop runs there is nothing to end in an orderly way
+    status = StatusPipe(arguments.status_fd)
+    status.watch_parent()
+    try:
+        _set_up_logging()
+        _run(arguments, status)
+    except DynamoError as error:
+        status.fail(str(error))
+        return 1
+    except (Exception, SystemExit) as error:
+        sys.stderr.write(user_traceback(error))
+        status.fail(blame(error))
+        return 1
+    return 0
+
+
+def _run(arguments: Arguments, status: StatusPipe) -> None:
+    from dynamo.sdk._graph import reachable
+    from dynamo.sdk._loader import load_service
+
+    status.send(Starting(f"importing {arguments.graph}"))
+    entry = load_service(arguments.graph, os.getcwd())
+    services = {service.name: service for service in reachable(entry)}
+    if arguments.service_name not in services:
+        raise ConfigError(f"Service {arguments.service_name} not found in {arguments.graph}; it has {list(services)}")
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(services[arguments.service_name], arguments, status))
+
+
+async def _serve(service: Service[object], arguments: Arguments, status: StatusPipe) -> None:
+    """Serve until a signal comes or the runtime ends."""
+    from dynamo.runtime import DistributedRuntime
+    from dynamo.runtime._process import settle
+    from dynamo.sdk._runner import ServiceRunner
+
+    ending = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    async with DistributedRuntime() as runtime:
+        runtime.primary_token().add_callback(ending.set)
+        runner = ServiceRunner(
+            service,
+            runtime,
+            worker_id=arguments.worker_id,
+            http_socket=None if arguments.http_fd is None else socket.socket(fileno=arguments.http_fd),
+            report=lambda phase: status.send(Starting(phase)),
+        )
+        try:
+            if await _unless(ending, runner.start()):
+                status.send(Ready())
+                settle()
+                await ending.wait()
+        except BaseException:
+            with contextlib.suppress(Exception):  # stop() has logged it, and what start() raised says more
+                await runner.stop()
+            raise
+        await runner.stop()
+
+
+async def _unless(ending: asyncio.Event, starting: Coroutine[object, object, None]) -> bool:
+    """Run `starting` to its end and return True, or give it up and return False when `ending` is set."""
+    work = asyncio.ensure_future(starting)
+    end = asyncio.ensure_future(ending.wait())
+    try:
+        await asyncio.wait([work, end], return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        return work.done()
+    finally:
+        work.cancel()
+        end.cancel()
+        await asyncio.gather(work, end, return_exceptions=True)
+
+
+def _set_up_logging() -> None:
+    level = os.environ.get(LOG_VARIABLE, "").upper() or "INFO"
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"{LOG_VARIABLE}={level!r} is no log level; use debug, info, warning or error")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _parse(argv: list[str]) -> Arguments:
+    parser = argparse.ArgumentParser(prog="python -m dynamo.sdk._worker")
+    parser.add_argument("graph")
+    parser.add_argument("--service-name", required=True)
+    parser.add_argument("--worker-id", type=int, required=True)
+    parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--http-fd", type=int)
+    return Arguments(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

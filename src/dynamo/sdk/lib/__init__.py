@@ -1,0 +1,3 @@
+"""Modules of the SDK that are imported by path; see `dynamo.sdk.lib.config`."""
+
+__all__: list[str] = []

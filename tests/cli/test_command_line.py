@@ -1,0 +1,107 @@
+"""What the command line itself understands, without starting anything."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from importlib.metadata import version
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dynamo.cli._app import app
+from dynamo.cli._serve import split_overrides
+from dynamo.sdk._console import LINE_BYTES_MAX, Console
+
+run = CliRunner()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    result = run.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"dynamo {version('dynamo-serve')}\n")
+
+
+def test_the_help_names_every_option() -> None:
+    result = run.invoke(app, ["serve", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
+    assert result.exit_code == 0
+    for option in (
+        "--config-file",
+        "--port",
+        "--host",
+        "--working-dir",
+        "--service-name",
+        "--dry-run",
+        "--Service.key",
+    ):
+        assert option in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "overrides"),
+    [
+        (["g:F", "--A.b=1"], ["g:F"], ["A.b=1"]),
+        (["--A.b", "1", "g:F"], ["g:F"], ["A.b=1"]),
+        (["--A.b", "=", "1", "g:F"], ["g:F"], ["A.b=1"]),
+        (["--A.b", "-5", "--A.c=-x"], [], ["A.b=-5", "A.c=-x"]),
+        (["--A.b="], [], ["A.b="]),
+        (["--A.b=x=y z\n"], [], ["A.b=x=y z\n"]),
+        (["--A.ServiceArgs.workers", "2", "-f", "a.yaml"], ["-f", "a.yaml"], ["A.ServiceArgs.workers=2"]),
+        (["--working-dir", "./a.b", "--foo=1"], ["--working-dir", "./a.b", "--foo=1"], []),
+    ],
+)
+def test_overrides_are_taken_out_wherever_they_stand(
+    arguments: list[str], rest: list[str], overrides: list[str]
+) -> None:
+    assert split_overrides(None, arguments) == (rest, overrides)
+
+
+@pytest.mark.parametrize("arguments", [["--A.b"], ["--A.b", "="], ["--A.b", "--A.c=1"]])
+def test_an_override_without_a_value_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(typer.BadParameter, match=r"--A\.b needs a value"):
+        split_overrides(None, arguments)
+
+
+# What is printed.
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def relayed(console: Console, stream: io.BytesIO, *chunks: bytes) -> bytes:
+    reader = asyncio.StreamReader()
+    for chunk in chunks:
+        reader.feed_data(chunk)
+    reader.feed_eof()
+    await console.relay(reader, "A:1", stream)
+    return stream.getvalue()
+
+
+async def test_every_line_of_a_worker_has_its_name_before_it() -> None:
+    out = io.BytesIO()
+    text = await relayed(Console(out, out, {}), out, b"one\ntw", b"o\n\nno end")
+    assert text == b"[A:1] one\n[A:1] two\n[A:1] \n[A:1] no end\n"
+
+
+async def test_a_line_without_an_end_is_printed_in_pieces() -> None:
+    out = io.BytesIO()
+    text = await relayed(Console(out, out, {}), out, b"x" * (3 * LINE_BYTES_MAX))
+    assert text.replace(b"[A:1] ", b"").replace(b"\n", b"") == b"x" * (3 * LINE_BYTES_MAX)
+    assert text.count(b"\n") == 2
+
+
+async def test_colour_is_for_terminals_and_can_be_refused() -> None:
+    terminal, refusing = Terminal(), Terminal()
+    assert await relayed(Console(terminal, terminal, {}), terminal, b"a\n") == b"\x1b[36m[A:1]\x1b[0m a\n"
+    assert await relayed(Console(refusing, refusing, {"NO_COLOR": "1"}), refusing, b"a\n") == b"[A:1] a\n"
+
+
+class Gone(io.BytesIO):
+    def write(self, data: object) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    Console(Gone(), Gone(), {}).say("hello")

@@ -1,0 +1,258 @@
+"""Services that serve HTTP: routes, streams, errors, and an end that waits for what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from tests.sdk.services import Request, Worker
+from tests.sdk.world import DEADLINE_S, World
+
+from dynamo.runtime import DynamoError, NoInstances
+from dynamo.sdk import api, async_on_shutdown, async_on_start, depends, dynamo_endpoint, endpoint, service, service_of
+from dynamo.sdk._endpoints import DynamoTransport
+from dynamo.sdk._runner import ServiceRunner
+
+
+class Answer(BaseModel):
+    word: str
+    count: int
+
+
+started = asyncio.Event()
+ended = asyncio.Event()
+
+
+class WebEndpoints:
+    worker = depends(Worker)
+
+    @async_on_start
+    def prepare(self) -> None:
+        self.prepared = True
+
+    @async_on_shutdown
+    def clean_up(self) -> None:
+        ended.set()
+
+    @dynamo_endpoint(is_api=True)
+    async def words(self, request: Request) -> AsyncIterator[str]:
+        async for item in self.worker.sync_stream(request):  # type: ignore[attr-defined]
+            yield f"{item};"
+
+    @dynamo_endpoint(is_api=True)
+    async def lines(self, request: Request) -> AsyncIterator[object]:
+        yield {"text": request.text}
+        yield Answer(word="ä", count=1)
+
+    @dynamo_endpoint(is_api=True)
+    async def old_style(self, request: Request) -> StreamingResponse:
+        async def content() -> AsyncIterator[str]:
+            async for item in self.worker.stream(request):
+                yield f"{item};"
+
+        return StreamingResponse(content())
+
+    @api(name="v1/count", http_method="GET")
+    async def count(self, text: str, times: int = 1) -> Answer:
+        assert self.prepared
+        return Answer(word=text, count=times)
+
+    @api
+    def sync(self, request: Request) -> dict[str, str]:
+        return {"text": request.text}
+
+    @endpoint(transports=[DynamoTransport.DEFAULT, DynamoTransport.HTTP])
+    async def both(self, request: Request) -> AsyncIterator[str]:
+        yield request.text
+
+    @api
+    async def refused(self) -> None:
+        raise NoInstances("nobody is there")
+
+    @api
+    async def refused_stream(self) -> AsyncIterator[str]:
+        if self.prepared:
+            raise NoInstances("nobody is there")
+        yield ""
+
+    @api
+    async def broken_stream(self) -> AsyncIterator[str]:
+        yield "first"
+        raise LookupError("no second")
+
+    @api
+    async def empty_stream(self) -> AsyncIterator[str]:
+        words: list[str] = []
+        for word in words:
+            yield word
+
+    @api
+    async def slow(self) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            started.set()
+            await asyncio.sleep(0.05)
+            yield "second"
+        finally:
+            ended.set()
+
+    @api
+    async def stuck(self) -> AsyncIterator[str]:
+        try:
+            yield "first"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+
+def make_web() -> type:
+    """The service, with an application of its own that has a route already."""
+    app = FastAPI(title="mine")
+
+    @app.get("/own")
+    async def own() -> str:
+        return "route"
+
+    @service(app=app)
+    class Web(WebEndpoints): ...
+
+    return Web
+
+
+StartWeb = Callable[[type], Awaitable[tuple[ServiceRunner, httpx.AsyncClient]]]
+
+
+@pytest.fixture
+async def start_web(world: World) -> AsyncIterator[StartWeb]:
+    async with AsyncExitStack() as stack:
+
+        async def start(decorated: type) -> tuple[ServiceRunner, httpx.AsyncClient]:
+            bound = socket.socket()
+            bound.bind(("127.0.0.1", 0))
+            runner = ServiceRunner(service_of(decorated), await world.join(), http_socket=bound)
+            stack.push_async_callback(runner.stop)
+            await runner.start()
+            client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", timeout=DEADLINE_S)
+            return runner, await stack.enter_async_context(client)
+
+        yield start
+
+
+@pytest.fixture
+async def web(world: World, start_web: StartWeb) -> httpx.AsyncClient:
+    await world.run(Worker)
+    _, client = await start_web(make_web())
+    return client
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "kind"),
+    [
+        ("/words", "a;b;", "text/plain; charset=utf-8"),
+        ("/lines", '{"text": "a b"}\n{"word":"ä","count":1}\n', "application/x-ndjson"),
+        ("/both", "a b", "text/plain; charset=utf-8"),
+        ("/sync", '{"text":"a b"}', "application/json"),
+    ],
+)
+async def test_endpoints_are_routes(web: httpx.AsyncClient, path: str, text: str, kind: str) -> None:
+    response = await web.post(path, json={"text": "a b"})
+    assert (response.status_code, response.text, response.headers["content-type"]) == (200, text, kind)
+
+
+async def test_a_response_object_passes_as_it_is(web: httpx.AsyncClient) -> None:
+    response = await web.post("/old_style", json={"text": "a b"})
+    assert response.text == "{'word': 'a'};{'word': 'b'};"
+
+
+async def test_parameters_are_bound_from_the_signature(web: httpx.AsyncClient) -> None:
+    response = await web.get("/v1/count", params={"text": "a", "times": 2})
+    assert response.json() == {"word": "a", "count": 2}
+    missing = await web.get("/v1/count")
+    assert (missing.status_code, missing.json()["detail"][0]["loc"]) == (422, ["query", "text"])
+    assert (await web.post("/v1/count")).status_code == 405
+
+
+async def test_the_application_keeps_its_own_routes_and_describes_all(web: httpx.AsyncClient) -> None:
+    assert (await web.get("/own")).json() == "route"
+    document = (await web.get("/openapi.json")).json()
+    assert document["info"]["title"] == "mine"
+    assert {"/own", "/words", "/v1/count"} <= set(document["paths"])
+
+
+async def test_an_endpoint_of_both_transports_is_on_the_plane_too(world: World, start_web: StartWeb) -> None:
+    await world.run(Worker)
+    web = make_web()
+    await start_web(web)
+    assert await world.call(web, "both", {"text": "a"}) == ["a"]
+
+
+@pytest.mark.parametrize("path", ["/refused", "/refused_stream"])
+async def test_an_error_of_ours_has_its_status(web: httpx.AsyncClient, path: str) -> None:
+    response = await web.post(path)
+    assert response.status_code == 503
+    assert response.json() == {"error": {"code": "no_instances", "message": "nobody is there"}}
+
+
+async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.AsyncClient) -> None:
+    async with web.stream("POST", "/broken_stream") as response:
+        assert response.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            await response.aread()
+
+
+async def test_an_empty_stream_is_an_empty_answer(web: httpx.AsyncClient) -> None:
+    response = await web.post("/empty_stream")
+    assert (response.status_code, response.text) == (200, "")
+
+
+async def test_the_generator_ends_when_the_client_leaves(web: httpx.AsyncClient) -> None:
+    ended.clear()
+    async with web.stream("POST", "/stuck") as response:
+        assert await anext(response.aiter_text()) == "first"
+    await asyncio.wait_for(ended.wait(), DEADLINE_S)
+
+
+async def test_a_stop_lets_a_response_end(world: World, start_web: StartWeb) -> None:
+    await world.run(Worker)
+    runner, client = await start_web(make_web())
+    started.clear()
+    response = asyncio.create_task(client.post("/slow"))
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    ended.clear()
+    await runner.stop()
+    assert (await response).text == "firstsecond"
+    assert ended.is_set()
+    with pytest.raises(httpx.ConnectError):
+        await client.get("/own")
+
+
+async def test_without_an_app_a_service_with_routes_gets_one(start_web: StartWeb) -> None:
+    @service
+    class Small:
+        @api(http_method="GET")
+        async def ping(self) -> str:
+            return "pong"
+
+    _, client = await start_web(Small)
+    assert (await client.get("/ping")).json() == "pong"
+    assert (await client.get("/openapi.json")).json()["info"]["title"] == "Small"
+
+
+async def test_an_app_whose_startup_fails_fails_the_start(start_web: StartWeb) -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        raise OSError("no database")
+        yield
+
+    @service(app=FastAPI(lifespan=lifespan))
+    class Broken: ...
+
+    with pytest.raises(DynamoError, match="the startup of the FastAPI application failed"):
+        await start_web(Broken)
