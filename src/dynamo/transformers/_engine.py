@@ -1,0 +1,318 @@
+"""The engine: any causal language model of the transformers library, its requests batched.
+
+One thread owns the model and runs it, pass by pass; the event loop never waits for it. The loop hands
+requests over through an inbox and gets all tokens of a pass back in one call. A reader that is slower
+than the model gets several tokens in one output; the model does not wait for it.
+
+This module does not import torch; `load` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from dynamo._core.context import Context
+from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument, Overloaded
+from dynamo.llm._messages import EngineOutput, PreprocessedRequest
+from dynamo.transformers._stream import OutputStream
+
+if TYPE_CHECKING:
+    from dynamo.transformers._loading import LoadedModel
+    from dynamo.transformers._scheduler import Row, Step
+
+MAX_NUM_SEQS = 32
+#: Requests that wait for a place, per place; more are refused as `Overloaded`.
+WAITING_PER_SEQ_MAX = 32
+#: How long `close` waits for the pass that runs.
+CLOSE_TIMEOUT_S = 60.0
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class TransformersEngine:
+    """Serves one model. Made by `start`, or by `load` in a thread; ended by `close`.
+
+    At most `max_num_seqs` requests run at a time. On a CPU it computes with `num_threads` threads; without
+    a number, with all cores but one. Greedy output of a request is what the model gives
+    for it alone, up to the rounding of the dtype; so is seeded sampling.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_num_seqs: int = MAX_NUM_SEQS,
+        num_threads: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        from dynamo.transformers._scheduler import Scheduler
+
+        if max_num_seqs < 1:
+            raise ConfigError(f"max_num_seqs={max_num_seqs} must be 1 or more")
+        if num_threads is not None and num_threads < 1:
+            raise ConfigError(f"num_threads={num_threads} must be 1 or more")
+        self._loaded = loaded
+        self._num_threads = num_threads
+        self._num_requests_max = max_num_seqs * (1 + WAITING_PER_SEQ_MAX)
+        # Seeds for the requests that bring none.
+        self._seeds = random.Random(seed)
+        self._thread = threading.Thread(target=self._run, name="dynamo-transformers", daemon=True)
+        # Only the thread touches the scheduler, but for its two counts.
+        self._scheduler = Scheduler(loaded.model, max_num_seqs=max_num_seqs, kv_cells_max=loaded.kv_cells_max)
+        # Shared with the thread, under the lock: what is new, and whether to end.
+        self._changed = threading.Condition()
+        self._inbox: list[Row] = []
+        self._is_closing = False
+        # The loop's own: who reads what, and why the engine takes no more.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams: dict[Row, OutputStream] = {}
+        self._failure: Callable[[], EngineShutdown] | None = None
+        self._ended = asyncio.Event()
+
+    @classmethod
+    def load(
+        cls,
+        model_path: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_num_seqs: int = MAX_NUM_SEQS,
+        max_context_length: int | None = None,
+        num_threads: int | None = None,
+        seed: int | None = None,
+    ) -> TransformersEngine:
+        """Load a model from a directory or, by its name, from the hub. Blocks until it is ready."""
+        try:
+            from dynamo.transformers._loading import load_model
+        except ImportError as error:
+            raise ConfigError(
+                f"the transformers engine needs the package {error.name}: pip install 'dynamo-serve[transformers]'"
+            ) from error
+        loaded = load_model(model_path, device=device, dtype=dtype, max_context_length=max_context_length)
+        log.info("transformers engine: %s", loaded)
+        return cls(loaded, max_num_seqs=max_num_seqs, num_threads=num_threads, seed=seed)
+
+    @classmethod
+    async def start(
+        cls,
+        model_path: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_num_seqs: int = MAX_NUM_SEQS,
+        max_context_length: int | None = None,
+        num_threads: int | None = None,
+        seed: int | None = None,
+    ) -> TransformersEngine:
+        """Do what `load` does without holding the event loop."""
+        return await _in_daemon_thread(
+            partial(
+                cls.load,
+                model_path,
+                device=device,
+                dtype=dtype,
+                max_num_seqs=max_num_seqs,
+                max_context_length=max_context_length,
+                num_threads=num_threads,
+                seed=seed,
+            )
+        )
+
+    @property
+    def max_context_length(self) -> int:
+        """Tokens that a prompt and its output may have together."""
+        return self._loaded.max_context_length
+
+    @property
+    def num_requests_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
+    def num_requests_waiting(self) -> int:
+        return self._scheduler.num_waiting + len(self._inbox)
+
+    async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
+        """Yield the request's tokens as they come. The last output has the reason and the usage."""
+        row, stream = self._admit(request)
+        context.stopped_token.add_callback(stream.stop)
+        try:
+            while True:
+                output = await stream.next()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            context.stopped_token.remove_callback(stream.stop)
+            self._drop(row)
+
+    async def ended(self) -> EngineShutdown:
+        """Wait until the engine takes no more requests, and return why."""
+        await self._ended.wait()
+        assert self._failure is not None
+        return self._failure()
+
+    async def close(self) -> None:
+        """End the thread; requests that run fail with `EngineShutdown`. A second call changes nothing."""
+        self._fail(partial(EngineShutdown, "the engine was closed before the request was done"))
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+
+    # On the loop.
+
+    def _admit(self, request: PreprocessedRequest) -> tuple[Row, OutputStream]:
+        if self._failure is not None:
+            raise self._failure()
+        row = self._row(request)
+        if len(self._streams) >= self._num_requests_max:
+            raise Overloaded(
+                f"the engine has {len(self._streams)} requests already, which is its limit: try again later"
+            )
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread.start()
+        stream = self._streams[row] = OutputStream(row.num_prompt_tokens)
+        with self._changed:
+            self._inbox.append(row)
+            self._changed.notify()
+        return row, stream
+
+    def _row(self, request: PreprocessedRequest) -> Row:
+        """Check a request, and make it what the scheduler works with."""
+        from dynamo.transformers._sampling import Sampler
+        from dynamo.transformers._scheduler import Row
+
+        token_ids, stop = request.token_ids, request.stop_conditions
+        room = self.max_context_length - len(token_ids)
+        if not token_ids:
+            raise InvalidArgument("the prompt is empty")
+        if room < 1:
+            raise InvalidArgument(
+                f"the prompt has {len(token_ids)} tokens, and the model's context {self.max_context_length}: "
+                "shorten it by at least one more than the difference",
+            )
+        if not 0 <= min(token_ids) <= max(token_ids) < self._loaded.vocab_size:
+            raise InvalidArgument(f"token ids must be from 0 to {self._loaded.vocab_size - 1}")
+        max_tokens = room if stop.max_tokens is None else min(stop.max_tokens, room)
+        if max_tokens < 1:
+            raise InvalidArgument(f"max_tokens={stop.max_tokens} must be 1 or more")
+        eos = () if stop.ignore_eos else request.eos_token_ids or self._loaded.eos_token_ids
+        return Row(
+            list(token_ids),
+            Sampler.from_options(
+                request.sampling_options,
+                self._loaded.defaults,
+                self._seeds.getrandbits(64),
+                request.output_options.logprobs,
+            ),
+            max_tokens=max_tokens,
+            min_tokens=min(stop.min_tokens, max_tokens),
+            stop_token_ids=frozenset(
+                token for token in (*stop.stop_token_ids, *eos) if 0 <= token < self._loaded.vocab_size
+            ),
+        )
+
+    def _drop(self, row: Row) -> None:
+        """Forget a request; if it still runs, it leaves before the next pass."""
+        del self._streams[row]
+        with self._changed:
+            row.is_cancelled = True
+            self._changed.notify()
+
+    def _deliver(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            stream = self._streams.get(step.row)
+            if stream is None:
+                continue
+            if step.choice is None:
+                stream.fail(partial(DynamoError, "the model's output for this request was not a number"))
+            else:
+                stream.put(step.choice.token_id, step.finish_reason, step.choice.log_prob, step.choice.top)
+
+    def _fail(self, failure: Callable[[], EngineShutdown]) -> None:
+        """Take no more requests, and end those that there are."""
+        if self._failure is None:
+            self._failure = failure
+            self._ended.set()
+            for stream in self._streams.values():
+                stream.fail(failure)
+
+    # In the thread.
+
+    def _run(self) -> None:
+        import torch
+
+        # The threads of a CPU pass wait for each other actively, so one that has to share its core with the
+        # event loop holds all of them up: one core is left free.
+        torch.set_num_threads(self._num_threads or max(1, torch.get_num_threads() - 1))
+        try:
+            with torch.inference_mode():
+                while self._take_inbox():
+                    steps = self._scheduler.step()
+                    if steps:
+                        self._call_loop(partial(self._deliver, steps))
+        except BaseException as error:
+            log.exception("the transformers engine failed; it takes no more requests")
+            self._call_loop(partial(self._fail, partial(_engine_failed, error)))
+
+    def _call_loop(self, callback: Callable[[], None]) -> None:
+        assert self._loop is not None
+        # A loop that has ended has no readers left.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    def _take_inbox(self) -> bool:
+        """Wait until there is work, and move it to the scheduler; False: it is time to end."""
+        with self._changed:
+            while not self._is_closing and not self._inbox and not self._has_work():
+                self._changed.wait()
+            for row in self._inbox:
+                self._scheduler.add(row)
+            self._inbox.clear()
+            return not self._is_closing
+
+    def _has_work(self) -> bool:
+        return self._scheduler.num_running + self._scheduler.num_waiting > 0
+
+
+def _engine_failed(cause: BaseException) -> EngineShutdown:
+    failure = EngineShutdown(f"the engine failed: {type(cause).__name__}: {cause}")
+    failure.__cause__ = cause
+    return failure
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run `work` beside the loop. If the process ends before it is done, the process does not wait for it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, name="dynamo-transformers-load", daemon=True).start()
+    return await done

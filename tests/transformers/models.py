@@ -1,0 +1,66 @@
+"""Small models with random weights, and the library's own answers to compare with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from dynamo._core.context import Context
+from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
+from dynamo.transformers import TransformersEngine
+from dynamo.transformers._loading import LoadedModel, load_model
+
+CONTEXT_LENGTH = 512
+
+
+@functools.cache
+def loaded(path: Path) -> LoadedModel:
+    """The tiny model in float32, loaded once."""
+    return load_model(str(path), device="cpu", dtype="float32", max_context_length=CONTEXT_LENGTH)
+
+
+def random_model(config: PreTrainedConfig) -> LoadedModel:
+    """A model of any architecture."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    vocab_size = config.get_text_config().vocab_size
+    return LoadedModel(model, vocab_size=vocab_size, max_context_length=CONTEXT_LENGTH, kv_cells_max=10**6)
+
+
+@torch.inference_mode()
+def generated_by_the_library(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
+    """What `generate` answers to this prompt alone, greedily."""
+    output = model.generate(  # type: ignore[operator]
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        min_new_tokens=max_tokens,
+        pad_token_id=0,
+    )
+    token_ids: list[int] = output[0, len(prompt) :].tolist()
+    return token_ids
+
+
+def request(
+    prompt: list[int],
+    max_tokens: int = 16,
+    sampling: Mapping[str, float] | None = None,
+    stop: StopConditions | None = None,
+) -> PreprocessedRequest:
+    """A request that ends at `max_tokens`; greedy unless `sampling` says otherwise."""
+    conditions = stop or StopConditions(max_tokens=max_tokens, ignore_eos=True)
+    options = SamplingOptions(**({"temperature": 0.0} if sampling is None else sampling))  # type: ignore[arg-type]
+    return PreprocessedRequest("tiny", prompt, conditions, options)
+
+
+async def read(engine: TransformersEngine, wanted: PreprocessedRequest) -> list[EngineOutput]:
+    return [output async for output in engine.generate(wanted, Context())]
+
+
+async def answer(engine: TransformersEngine, wanted: PreprocessedRequest) -> list[int]:
+    return [token_id for output in await read(engine, wanted) for token_id in output.token_ids]
