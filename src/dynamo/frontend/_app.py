@@ -1,0 +1,106 @@
+"""The HTTP application: the routes, and who answers each.
+
+The two routes that generate are called straight from the server. Everything else goes through
+starlette, where a few microseconds do not matter.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from dynamo._core.errors import DynamoError
+from dynamo.frontend._active import ActiveRequests
+from dynamo.frontend._errors import HttpError, body_of, headers_of, status_of
+from dynamo.frontend._openai_routes import GenerateRoute, Models
+from dynamo.llm._openai import ChatRequest, CompletionRequest
+
+BODY_SIZE_BYTES_MAX = 32 << 20
+REQUEST_TIMEOUT_S = 600.0
+
+
+class FrontendApp:
+    """An ASGI application that serves models; `active` knows what it is answering."""
+
+    def __init__(self, models: Models, active: ActiveRequests, *, body_size_bytes_max: int) -> None:
+        self.active = active
+        self._models = models
+        self._generate = {
+            "/v1/chat/completions": GenerateRoute(ChatRequest, models, active, body_size_bytes_max=body_size_bytes_max),
+            "/v1/completions": GenerateRoute(
+                CompletionRequest, models, active, body_size_bytes_max=body_size_bytes_max
+            ),
+        }
+        self._others = Starlette(
+            routes=[
+                Route("/v1/models", self._list_models),
+                Route("/v1/models/{model:path}", self._show_model),
+                Route("/health", self._health),
+                Route("/live", self._live),
+            ],
+            exception_handlers={HTTPException: _no_route},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._generate.get(scope.get("path", ""))
+        if route is not None and scope["type"] == "http":
+            await route(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+    async def _list_models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self._models.names()]})
+
+    async def _show_model(self, request: Request) -> Response:
+        name = str(request.path_params["model"])
+        try:
+            self._models.pipeline(name)
+        except DynamoError as error:
+            return _error(error)
+        return JSONResponse(self._model(name))
+
+    def _model(self, name: str) -> dict[str, str | int]:
+        return {"id": name, "object": "model", "created": self._models.created_s(name), "owned_by": "dynamo"}
+
+    async def _health(self, _: Request) -> Response:
+        """Ready means that a request could be answered now."""
+        models = self._models.names()
+        status = "draining" if self.active.draining else "healthy" if models else "no_models"
+        body = {
+            "status": status,
+            "models": models,
+            "instances": self._models.instances(),
+            "active_requests": len(self.active),
+        }
+        return JSONResponse(body, status_code=200 if status == "healthy" else 503)
+
+    async def _live(self, _: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+
+def create_app(
+    models: Models,
+    *,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+    body_size_bytes_max: int = BODY_SIZE_BYTES_MAX,
+) -> FrontendApp:
+    """Return the application that serves `models`. Call it inside a running event loop."""
+    return FrontendApp(models, ActiveRequests(timeout_s=request_timeout_s), body_size_bytes_max=body_size_bytes_max)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        message = f"{request.url.path} does not take {request.method}"
+        return _error(HttpError(405, "method_not_allowed", message, allow=allow))
+    return _error(HttpError(error.status_code, "not_found", f"Route not found: {request.method} {request.url.path}"))
+
+
+def _error(error: DynamoError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    return Response(body_of(error), status_of(error), headers, "application/json")

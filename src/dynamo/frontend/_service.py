@@ -1,0 +1,53 @@
+"""The frontend as a service of a graph."""
+
+from __future__ import annotations
+
+from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._serving import FrontendServer
+from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context
+
+
+class Frontend:
+    """Serves the OpenAI API for every model that the graph's workers register.
+
+    Derive from it, and decorate the derived class with `@service`; what its constructor takes can be
+    set in the graph's configuration. It listens before the service counts as started, and at its end
+    lets the requests that run finish.
+    """
+
+    def __init__(
+        self,
+        *,
+        http_host: str = FrontendConfig.http_host,
+        http_port: int = FrontendConfig.http_port,
+        insecure: bool = FrontendConfig.insecure,
+        namespace: str | None = FrontendConfig.namespace,
+        request_timeout_s: float = FrontendConfig.request_timeout_s,
+        drain_s: float = FrontendConfig.drain_s,
+        http_keep_alive_s: float = FrontendConfig.http_keep_alive_s,
+        http_body_limit_mb: float = FrontendConfig.http_body_limit_mb,
+    ) -> None:
+        self._server = FrontendServer(
+            FrontendConfig(
+                http_host=http_host,
+                http_port=http_port,
+                insecure=insecure,
+                namespace=namespace,
+                request_timeout_s=request_timeout_s,
+                drain_s=drain_s,
+                http_keep_alive_s=http_keep_alive_s,
+                http_body_limit_mb=http_body_limit_mb,
+            )
+        )
+        #: Where the frontend listens; empty until it does.
+        self.url = ""
+
+    @async_on_start
+    async def listen(self) -> None:
+        """Start to serve; return when requests are taken."""
+        self.url = await self._server.start(dynamo_context["runtime"])
+
+    @async_on_shutdown
+    async def drain(self) -> None:
+        """Let the requests that run finish, then close."""
+        await self._server.stop()

@@ -1,0 +1,58 @@
+"""A running frontend: the models, the application and the server, started and stopped in order."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from dynamo.frontend._app import create_app
+from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._server import HttpServer, bind
+from dynamo.llm._models import ModelManager
+from dynamo.runtime import DistributedRuntime
+
+MIB = 1 << 20
+
+
+class FrontendServer:
+    """Serves the OpenAI API for the models of one runtime."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        self._config = config
+        self._parts = AsyncExitStack()
+        self._server: HttpServer | None = None
+        self._models: ModelManager | None = None
+
+    async def start(self, runtime: DistributedRuntime) -> str:
+        """Listen; return the URL. Raises `ConfigError` if the address cannot be had."""
+        config = self._config
+        listener = bind(config.http_host, config.http_port, insecure=config.insecure)
+        try:
+            models = await self._parts.enter_async_context(ModelManager(runtime, namespace=config.namespace))
+            app = create_app(
+                models,
+                request_timeout_s=config.request_timeout_s,
+                body_size_bytes_max=round(config.http_body_limit_mb * MIB),
+            )
+            server = HttpServer(app, listener, keep_alive_s=config.http_keep_alive_s)
+            await server.start()
+        except BaseException:
+            listener.close()
+            await self._parts.aclose()
+            raise
+        self._models, self._server = models, server
+        return server.url
+
+    async def wait_ready(self) -> list[str]:
+        """Wait until a model can be asked; return the names of all that can."""
+        assert self._models is not None, "the frontend was not started"
+        await self._models.wait_ready()
+        return self._models.names()
+
+    async def stop(self) -> None:
+        """Refuse new requests, let those that run finish, then close. A second call changes nothing."""
+        server, self._server = self._server, None
+        try:
+            if server is not None:
+                await server.stop(self._config.drain_s)
+        finally:
+            await self._parts.aclose()
