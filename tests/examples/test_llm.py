@@ -1,0 +1,178 @@
+"""The llm example and the demo: a real model, real processes, and the openai package as the client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessageParam
+from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of, environment_of, readme_commands
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llm"
+MESSAGE: ChatCompletionUserMessageParam = {"role": "user", "content": "Count to a thousand, slowly."}
+
+
+@asynccontextmanager
+async def graph(tmp_path: Path, model: Path) -> AsyncIterator[tuple[Serving, openai.AsyncOpenAI]]:
+    """The graph of the README on a free port, and a client of it."""
+    [arguments] = readme_commands(EXAMPLE, "dynamo serve")
+    port = free_port()
+    overrides = [f"--Worker.model_path={model}", "--Worker.model_name=tiny-model", f"--Frontend.http_port={port}"]
+    async with await Serving.start(
+        *arguments[:-1], *overrides, cwd=EXAMPLE, environment=environment_of(tmp_path)
+    ) as serving:
+        await serving.ready()
+        async with openai.AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S
+        ) as client:
+            yield serving, client
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def open_stream(client: openai.AsyncOpenAI, max_tokens: int) -> openai.AsyncStream[ChatCompletionChunk]:
+    return await client.chat.completions.create(
+        model="tiny-model",
+        messages=[MESSAGE],
+        max_tokens=max_tokens,
+        stream=True,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+
+
+async def test_the_openai_package_streams_and_unary_answers_the_same(tmp_path: Path, tiny_model: Path) -> None:
+    async with graph(tmp_path, tiny_model) as (serving, client):
+        assert [model.id async for model in client.models.list()] == ["tiny-model"]
+        chunks = [chunk async for chunk in await open_stream(client, 24)]
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["length"]
+        whole = await client.chat.completions.create(
+            model="tiny-model",
+            messages=[MESSAGE],
+            max_tokens=24,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+        )
+        assert whole.choices[0].message.content == streamed
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 24
+        serving.interrupt()
+        assert await serving.exit_status() == 0
+
+
+async def test_a_worker_killed_mid_stream_is_an_error_and_the_next_request_succeeds(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    async with graph(tmp_path, tiny_model) as (serving, client):
+        streams = [await open_stream(client, 3000) for _ in range(2)]  # one on each worker
+        for stream in streams:
+            await anext(stream)
+        os.kill(worker_pids(serving)[0], signal.SIGKILL)
+        outcomes = await asyncio.gather(*(outcome(stream) for stream in streams))
+        assert sorted(outcomes) == ["disconnected", "goes on"]
+        for stream in streams:
+            await stream.close()
+        for _ in range(3):
+            assert [chunk async for chunk in await open_stream(client, 4)][-1].choices[0].finish_reason == "length"
+
+
+async def outcome(stream: openai.AsyncStream[ChatCompletionChunk]) -> str:
+    """Read on until the stream fails, or has plainly outlived the worker that was killed."""
+    try:
+        for _ in range(200):
+            await anext(stream)
+    except openai.APIError as error:
+        return str(error.code)
+    return "goes on"
+
+
+def worker_pids(serving: Serving) -> list[int]:
+    """The processes of the service `Worker`."""
+    return [
+        pid
+        for pid in children_of(serving.process.pid)
+        if b"--service-name\0Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@asynccontextmanager
+async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLE / "demo.py"), *arguments),
+        env=environment_of(tmp_path),
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_the_demo_streams_one_completion_and_ends(tmp_path: Path, tiny_model: Path) -> None:
+    port = str(free_port())
+    async with demo(tmp_path, "--once", "--port", port, "--model", str(tiny_model)) as process:
+        output, _ = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        text = output.decode(errors="replace")
+        assert process.returncode == 0, text
+        assert re.search(r"^\[finish_reason: (length|stop)\]$", text, re.MULTILINE)
+        assert f"curl -N http://127.0.0.1:{port}/v1/chat/completions" in text
+        assert f'OpenAI(base_url="http://127.0.0.1:{port}/v1"' in text
+
+
+async def test_ctrl_c_ends_the_demo_and_all_its_processes(tmp_path: Path, tiny_model: Path) -> None:
+    async with demo(tmp_path, "--port", str(free_port()), "--model", str(tiny_model)) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while b"Ctrl-C ends it" not in await process.stdout.readline():
+                pass
+        serving = children_of(process.pid)
+        pids = [pid for parent in serving for pid in [parent, *children_of(parent)]]
+        assert len(pids) == 4
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        assert process.returncode == 0
+        await all_gone(pids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["--model", "no/such/model"], "no/such/model"), (["--port", "{taken}"], "{taken}")],
+    ids=["missing model", "port in use"],
+)
+async def test_a_demo_that_cannot_serve_says_why_and_fails(
+    tmp_path: Path, tiny_model: Path, arguments: list[str], complaint: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        given = [argument.format(taken=port) for argument in arguments]
+        if "--model" not in given:
+            given += ["--model", str(tiny_model)]
+        if "--port" not in given:
+            given += ["--port", str(free_port())]
+        async with demo(tmp_path, "--once", *given) as process:
+            output, _ = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+            text = output.decode(errors="replace")
+            assert process.returncode == 1, text
+            assert complaint.format(taken=port) in text
+            assert "Traceback" not in text
