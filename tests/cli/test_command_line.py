@@ -29,6 +29,7 @@ def test_the_help_names_every_option() -> None:
         "--config-file",
         "--port",
         "--host",
+        "--insecure",
         "--working-dir",
         "--service-name",
         "--dry-run",

@@ -152,10 +152,19 @@ async def test_a_section_without_a_service_is_a_warning(serve: Serve, graph: Pat
     ]
 
 
-async def test_an_address_that_others_can_reach_is_a_warning(serve: Serve, graph: Path) -> None:
-    serving = await serve("graph:Frontend", "--host", "0.0.0.0", "--dry-run")
-    await serving.exit_status()
-    assert "which other machines can reach, and asks for no credentials" in serving.err[0]
+@pytest.mark.parametrize("where", ["--host=0.0.0.0", "--Frontend.host=0.0.0.0"])
+async def test_an_address_that_others_reach_needs_a_flag(serve: Serve, graph: Path, where: str) -> None:
+    refused = await serve("graph:Frontend", where)
+    assert await refused.exit_status() == 2
+    assert refused.out == []
+    assert refused.err == [
+        "error: Frontend would listen on http://0.0.0.0:8000, which other machines reach, and nobody is asked for "
+        "credentials: add --insecure if the network around it is trusted, or leave the host at 127.0.0.1"
+    ]
+    allowed = await serve("graph:Frontend", where, "--insecure", "--dry-run")
+    assert await allowed.exit_status() == 0
+    assert "  Frontend: 1 worker, http://0.0.0.0:8000" in allowed.out
+    assert allowed.err == []
 
 
 # What is wrong, in one line.
@@ -174,7 +183,11 @@ async def test_an_address_that_others_can_reach_is_a_warning(serve: Serve, graph
             "error: Service ZZ not found: graph:Frontend has Frontend, Backend",
         ),
         (["raises:Frontend"], 1, "error: Failed to import module \"raises\": KeyError: 'missing' (raises.py:2)"),
-        (["graph:Frontend", "--host", "192.0.2.1"], 1, "error: Frontend cannot listen on port 8000 of 192.0.2.1: "),
+        (
+            ["graph:Frontend", "--host", "192.0.2.1", "--insecure"],
+            1,
+            "error: Frontend cannot listen on port 8000 of 192.0.2.1: ",
+        ),
     ],
 )
 async def test_what_cannot_start_is_one_line(
@@ -230,6 +243,12 @@ async def test_a_hook_that_raises_ends_everything_and_is_named(serve: Serve, gra
     assert not any(line.startswith("ready") for line in serving.out)
 
 
+async def test_a_wrong_log_level_is_named(serve: Serve, graph: Path) -> None:
+    serving = await serve("graph:Backend", DYN_LOG="loud")
+    assert await serving.exit_status() == 1
+    await serving.line(r"^error: Backend:\d failed to start: DYN_LOG='loud': 'loud' is no level")
+
+
 async def test_two_services_of_one_port_are_named(serve: Serve, graph: Path) -> None:
     serving = await serve("graph:Admin")
     assert await serving.exit_status() == 1
@@ -266,6 +285,7 @@ async def test_sigterm_ends_in_order_and_lets_responses_end(serve: Serve, graph:
         serving.process.terminate()
         assert (await response).text == "firstsecond"
     assert await serving.exit_status() == 0
+    assert not [line for line in serving.err if "uvicorn" in line]
 
 
 async def test_a_second_ctrl_c_ends_everything_at_once(serve: Serve, graph: Path) -> None:

@@ -43,9 +43,9 @@ class Process:
 
 
 @asynccontextmanager
-async def running(directory: Path, *command: str) -> AsyncIterator[Process]:
+async def running(directory: Path, *command: str, **variables: str) -> AsyncIterator[Process]:
     """Run a module with discovery in this directory; kill it at the end."""
-    environ = os.environ | {"DYN_DISCOVERY": f"file://{directory}", "PYTHONUNBUFFERED": "1"}
+    environ = os.environ | {"DYN_DISCOVERY": f"file://{directory}", "PYTHONUNBUFFERED": "1"} | variables
     environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environ
@@ -118,7 +118,9 @@ async def test_an_idle_frontend_is_small_and_ends_at_once(tmp_path: Path) -> Non
         await server.line("listening on ")
         assert rss_kb(server.process.pid) < RSS_KB_MAX
         server.process.send_signal(signal.SIGINT)
+        await server.line("shutting down")
         assert await server.end() == 0
+        assert [line.split()[0] for line in server.lines] == ["listening", "shutting"], "uvicorn says nothing"
 
 
 async def test_a_port_in_use_is_one_line_and_exit_1(tmp_path: Path) -> None:
@@ -130,6 +132,23 @@ async def test_a_port_in_use_is_one_line_and_exit_1(tmp_path: Path) -> None:
         assert await server.end() == 1
         assert len(server.lines) == 1
     taken.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "words"),
+    [
+        (("--http-port", "many"), {}, "error: --http-port='many' is not a whole number"),
+        ((), {"DYN_HTTP_PORT": "-1"}, "error: DYN_HTTP_PORT is -1: it must be from 0 to 65535"),
+        ((), {"DYN_LOG": "loud"}, "error: DYN_LOG='loud'"),
+    ],
+)
+async def test_a_wrong_setting_is_one_line_and_exit_2(
+    tmp_path: Path, options: tuple[str, ...], variables: dict[str, str], words: str
+) -> None:
+    async with running(tmp_path, "dynamo.frontend", *options, **variables) as server:
+        await server.line(words)
+        assert await server.end() == 2
+        assert len(server.lines) == 1
 
 
 async def test_an_address_that_others_reach_needs_a_flag(tmp_path: Path) -> None:

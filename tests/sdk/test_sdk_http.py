@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from tests.sdk.services import Request, Worker
 from tests.sdk.world import DEADLINE_S, World
 
+from dynamo._core.errors import NotFound
 from dynamo.runtime import DynamoError, NoInstances
 from dynamo.sdk import api, async_on_shutdown, async_on_start, depends, dynamo_endpoint, endpoint, service, service_of
 from dynamo.sdk._endpoints import DynamoTransport
@@ -75,6 +76,10 @@ class WebEndpoints:
     @api
     async def refused(self) -> None:
         raise NoInstances("nobody is there")
+
+    @api
+    async def not_found(self) -> None:
+        raise NotFound("there is none")
 
     @api
     async def refused_stream(self) -> AsyncIterator[str]:
@@ -193,11 +198,20 @@ async def test_an_endpoint_of_both_transports_is_on_the_plane_too(world: World, 
     assert await world.call(web, "both", {"text": "a"}) == ["a"]
 
 
-@pytest.mark.parametrize("path", ["/refused", "/refused_stream"])
-async def test_an_error_of_ours_has_its_status(web: httpx.AsyncClient, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "code", "message"),
+    [
+        ("/refused", 503, "no_instances", "nobody is there"),
+        ("/refused_stream", 503, "no_instances", "nobody is there"),
+        ("/not_found", 404, "not_found", "there is none"),
+    ],
+)
+async def test_an_error_of_ours_has_its_status(
+    web: httpx.AsyncClient, path: str, status: int, code: str, message: str
+) -> None:
     response = await web.post(path)
-    assert response.status_code == 503
-    assert response.json() == {"error": {"code": "no_instances", "message": "nobody is there"}}
+    assert response.status_code == status
+    assert response.json() == {"error": {"code": code, "message": message}}
 
 
 async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.AsyncClient) -> None:

@@ -20,13 +20,13 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "dynamo.transformers", *options]
 
 
-def failing(*options: str, **variables: str) -> str:
+def failing(*options: str, status: int = 1, **variables: str) -> str:
     """Run the command, which must fail as a user's mistake; return what it said."""
     environ = {**os.environ, **variables}
     done = subprocess.run(
         command(*options), check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environ
     )
-    assert done.returncode == 1
+    assert done.returncode == status
     assert done.stderr.count("\n") == 1
     return done.stderr
 
@@ -73,3 +73,8 @@ def test_a_missing_directory_is_one_line() -> None:
 
 def test_a_context_that_the_model_does_not_have_is_one_line(tiny_model: Path) -> None:
     assert "4096" in failing("--model-path", str(tiny_model), "--context-length", "5000")
+
+
+def test_a_type_of_numbers_that_it_does_not_know_is_one_line() -> None:
+    said = failing("--model-path", "/x", status=2, DYN_DTYPE="int8")
+    assert said == "error: DYN_DTYPE='int8' must be one of auto, float32, bfloat16, float16\n"

@@ -16,7 +16,7 @@ from dynamo._core.errors import ConfigError
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._loader import BadGraph
-from dynamo.sdk._plan import Plan, make_plan
+from dynamo.sdk._plan import Plan, PublicAddress, make_plan
 from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
 from dynamo.sdk._supervisor import FAILED, supervise
 from dynamo.sdk.lib.config import ServiceConfig
@@ -92,6 +92,14 @@ def serve(
             "--host", envvar="DYNAMO_HOST", help="The address that it listens on, 127.0.0.1 unless configured."
         ),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            envvar="DYNAMO_INSECURE",
+            help="Allow addresses that other machines reach, although nobody is asked for credentials.",
+        ),
+    ] = False,
     working_dir: Annotated[
         Path,
         typer.Option(
@@ -120,7 +128,15 @@ def serve(
     console = Console.standard()
     config = _config(console, config_file, ctx.obj)
     try:
-        plan = make_plan(graph, str(working_dir.resolve()), config, host=host, port=port, service_name=service_name)
+        plan = make_plan(
+            graph,
+            str(working_dir.resolve()),
+            config,
+            host=host,
+            port=port,
+            insecure=insecure,
+            service_name=service_name,
+        )
         for warning in plan.warnings:
             console.warn(warning)
         if dry_run:
@@ -129,7 +145,7 @@ def serve(
         status = asyncio.run(supervise(plan, console))
     except ConfigError as error:
         console.error(error.message)
-        raise typer.Exit(USAGE if isinstance(error, BadGraph) else FAILED) from None
+        raise typer.Exit(USAGE if isinstance(error, BadGraph | PublicAddress) else FAILED) from None
     raise typer.Exit(status)
 
 

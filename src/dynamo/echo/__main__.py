@@ -7,11 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.errors import ConfigError
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._worker import run_engine_worker
-from dynamo.llm._worker_options import WorkerOptions, option, read_options
+from dynamo.llm._worker_options import WorkerOptions
+from dynamo.runtime._settings import USAGE, option, read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class EchoOptions(WorkerOptions):
 def main(arguments: list[str]) -> int:
     """Run the worker; return its exit status."""
     try:
-        options = read_options(
+        options = read_settings(
             EchoOptions,
             arguments,
             os.environ,
@@ -43,9 +44,9 @@ def main(arguments: list[str]) -> int:
             description="Serve a model that answers with its prompt. Needs the tokenizer, not the weights.",
         )
         delay_s = options.delay_s
-    except DynamoError as error:
+    except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return USAGE
 
     async def start(path: Path) -> EchoEngine:
         return EchoEngine(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 
 import uvloop
 
-from dynamo._core.errors import DynamoError
-from dynamo.frontend._config import FrontendConfig, read_config
+from dynamo._core.errors import ConfigError, DynamoError
+from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
 from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import settle
+from dynamo.runtime._settings import USAGE, read_settings
 from dynamo.runtime._signals import ending_on_signals
 
 
@@ -48,16 +49,30 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> None:
-    """Run the command. A setting that is wrong is one line, and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # What a client gets wrong is answered, not logged; uvicorn would say it per request.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit status. What the user got wrong is one line on stderr."""
     try:
-        uvloop.run(run(read_config(sys.argv[1:], os.environ)))
+        config = read_settings(
+            FrontendConfig,
+            arguments,
+            os.environ,
+            prog="python -m dynamo.frontend",
+            description="Serve the OpenAI API for every model that workers register.",
+        )
+        set_up_logging(os.environ)
+    except ConfigError as error:
+        return _failed(error, USAGE)
+    try:
+        uvloop.run(run(config))
     except DynamoError as error:
-        sys.exit(f"error: {error}")
+        return _failed(error, 1)
+    return 0
+
+
+def _failed(error: DynamoError, status: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

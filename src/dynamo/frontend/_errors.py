@@ -1,4 +1,4 @@
-"""From an error to an HTTP answer: one table.
+"""From an error to an HTTP answer.
 
 A stream that has begun cannot change its status any more, so the same error object travels in it as
 its last event.
@@ -8,44 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from dynamo._core.errors import (
-    Cancelled,
-    CannotConnect,
-    ConfigError,
-    DeadlineExceeded,
-    Disconnected,
-    DynamoError,
-    EngineShutdown,
-    HandlerError,
-    InvalidArgument,
-    NoInstances,
-    NotFound,
-    Overloaded,
-    ProtocolError,
-    StreamIncomplete,
-    WorkerUnavailable,
-)
+from dynamo._core.errors import DynamoError
+from dynamo.runtime import _http_status
 
 RETRY_AFTER_S = 1
-
-#: An error's code -> the status it is answered with.
-STATUS: dict[str, int] = {
-    InvalidArgument.code: 400,
-    NotFound.code: 404,
-    Cancelled.code: 499,
-    DynamoError.code: 500,
-    HandlerError.code: 500,
-    ConfigError.code: 500,
-    ProtocolError.code: 502,
-    Disconnected.code: 502,
-    StreamIncomplete.code: 502,
-    NoInstances.code: 503,
-    CannotConnect.code: 503,
-    WorkerUnavailable.code: 503,
-    EngineShutdown.code: 503,
-    Overloaded.code: 503,
-    DeadlineExceeded.code: 504,
-}
 
 _TYPES = {500: "server_error", 502: "bad_gateway_error", 503: "service_unavailable_error", 504: "timeout_error"}
 
@@ -62,7 +28,7 @@ class HttpError(DynamoError):
 
 def status_of(error: DynamoError) -> int:
     """Return the status that this error is answered with."""
-    return error.status if isinstance(error, HttpError) else STATUS.get(error.code, 500)
+    return error.status if isinstance(error, HttpError) else _http_status.status_of(error)
 
 
 def headers_of(error: DynamoError) -> list[tuple[bytes, bytes]]:

@@ -24,10 +24,10 @@ from dynamo.llm._model_card import ModelInput, ModelType
 from dynamo.llm._register import register_llm, serve_engine, unregister_llm
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import settle
+from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
-
-LOG_VARIABLE = "DYN_LOG"
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,20 @@ def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, need
     import uvloop
 
     try:
-        _set_up_logging()
+        set_up_logging(os.environ)
+    except ConfigError as error:
+        return _failed(error, USAGE)
+    try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_work(options, start_engine, needs_weights))
     except DynamoError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return _failed(error, 1)
     return 0
+
+
+def _failed(error: DynamoError, status: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return status
 
 
 def read_request(value: object) -> PreprocessedRequest:
@@ -129,10 +136,3 @@ async def _end_of(runtime: DistributedRuntime, engine: WorkerEngine) -> EngineSh
         asked.cancel()
         ended.cancel()
         await asyncio.gather(asked, ended, return_exceptions=True)
-
-
-def _set_up_logging() -> None:
-    level = os.environ.get(LOG_VARIABLE, "").upper() or "INFO"
-    if level not in logging.getLevelNamesMapping():
-        raise ConfigError(f"{LOG_VARIABLE}={level!r} is no log level: use debug, info, warning or error")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -23,16 +23,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from dynamo._core.context import Context
-from dynamo._core.errors import (
-    CannotConnect,
-    ConfigError,
-    DeadlineExceeded,
-    DynamoError,
-    InvalidArgument,
-    NoInstances,
-    Overloaded,
-    WorkerUnavailable,
-)
+from dynamo._core.errors import ConfigError, DynamoError
+from dynamo.runtime._http_status import status_of
 from dynamo.sdk._blame import blame
 from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import EndpointSpec
@@ -40,14 +32,8 @@ from dynamo.sdk._service import Service
 
 logger = logging.getLogger(__name__)
 
-_STATUS: dict[type[DynamoError], int] = {
-    InvalidArgument: 400,
-    Overloaded: 503,
-    NoInstances: 503,
-    CannotConnect: 503,
-    WorkerUnavailable: 503,
-    DeadlineExceeded: 504,
-}
+#: Statuses that tell of a fault, and not of load or of the client.
+_FAULTS = (500, 502)
 
 
 def build_app(service: Service[object], instance: object) -> FastAPI:
@@ -65,7 +51,7 @@ class HttpServer:
     """Serves an application on a socket that is bound already. `on_end` is called when it serves no more."""
 
     def __init__(self, app: FastAPI, bound: socket.socket, on_end: Callable[[], None]) -> None:
-        config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
+        config = uvicorn.Config(app, log_config=None, access_log=False)
         self._server = _Server(config)
         self._socket = bound
         self._on_end = on_end
@@ -227,7 +213,7 @@ def _body(item: object) -> bytes:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DynamoError)
-    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-    if status == 500:
+    status = status_of(error)
+    if status in _FAULTS:
         logger.error("%s %s failed: %s", request.method, request.url.path, blame(error))
     return JSONResponse({"error": {"code": error.code, "message": str(error)}}, status_code=status)

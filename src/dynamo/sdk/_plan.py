@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
+from dynamo.runtime._loopback import is_loopback
 from dynamo.sdk._graph import callees_first, check, reachable
 from dynamo.sdk._loader import BadGraph, load_service
 from dynamo.sdk._options import unknown_name
@@ -15,7 +16,10 @@ from dynamo.sdk.lib.config import ServiceConfig
 
 HTTP_HOST = "127.0.0.1"
 HTTP_PORT = 8000
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class PublicAddress(ConfigError):
+    """Other machines could reach a service, and nobody has said that they may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,14 @@ def make_plan(
     *,
     host: str | None = None,
     port: int | None = None,
+    insecure: bool = False,
     service_name: str | None = None,
 ) -> Plan:
     """Import the graph and decide what runs. Raises `ConfigError` for whatever cannot work.
 
     `config` must be in the environment of this process already: the graph reads it while it is imported.
     With `service_name` only that service of the graph runs. `host` and `port` are for the first service
-    that serves HTTP.
+    that serves HTTP. An address that other machines reach needs `insecure`, as nobody is asked for credentials.
     """
     reached = reachable(load_service(graph, working_dir))
     check(reached)
@@ -92,11 +97,8 @@ def make_plan(
         warnings.append("--host and --port have no effect: no service of this graph serves HTTP")
     services = [_planned(service, config.get(service.name, {})) for service in chosen]
     _check_addresses(services)
-    warnings += [
-        f"{service.name} listens on {service.http.url}, which other machines can reach, and asks for no credentials"
-        for service in services
-        if service.http is not None and service.http.host not in LOOPBACK
-    ]
+    if not insecure:
+        _check_reach(services)
     groups = [[service.name for service in group if service in chosen] for group in callees_first(reached)]
     return Plan(graph, working_dir, config, services, groups, warnings)
 
@@ -125,4 +127,13 @@ def _check_addresses(services: list[PlannedService]) -> None:
         if other != service.name:
             raise ConfigError(
                 f"{other} and {service.name} would both listen on {service.http.url}; set another {service.name}.port"
+            )
+
+
+def _check_reach(services: list[PlannedService]) -> None:
+    for service in services:
+        if service.http is not None and not is_loopback(service.http.host):
+            raise PublicAddress(
+                f"{service.name} would listen on {service.http.url}, which other machines reach, and nobody is asked "
+                f"for credentials: add --insecure if the network around it is trusted, or leave the host at {HTTP_HOST}"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -24,8 +23,6 @@ from dynamo.sdk._status import Ready, Starting, StatusPipe
 
 if TYPE_CHECKING:
     from dynamo.sdk._service import Service
-
-LOG_VARIABLE = "DYN_LOG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,9 @@ def main(argv: list[str]) -> int:
     status = StatusPipe(arguments.status_fd)
     status.watch_parent()
     try:
-        _set_up_logging()
+        from dynamo.runtime._logging import set_up_logging
+
+        set_up_logging(os.environ)
         _run(arguments, status)
     except DynamoError as error:
         status.fail(str(error))
@@ -116,13 +115,6 @@ async def _unless(ending: asyncio.Event, starting: Coroutine[object, object, Non
         work.cancel()
         end.cancel()
         await asyncio.gather(work, end, return_exceptions=True)
-
-
-def _set_up_logging() -> None:
-    level = os.environ.get(LOG_VARIABLE, "").upper() or "INFO"
-    if level not in logging.getLevelNamesMapping():
-        raise ConfigError(f"{LOG_VARIABLE}={level!r} is no log level; use debug, info, warning or error")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _parse(argv: list[str]) -> Arguments:

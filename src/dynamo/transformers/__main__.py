@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamo._core.errors import DynamoError
+from dynamo._core.errors import ConfigError
 from dynamo.llm._worker import run_engine_worker
-from dynamo.llm._worker_options import WorkerOptions, option, read_options
+from dynamo.llm._worker_options import WorkerOptions
+from dynamo.runtime._settings import USAGE, option, read_settings
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
 
 #: The model's thread and the event loop take turns this often. With Python's 5 ms, each call of the
@@ -33,16 +34,16 @@ class TransformersOptions(WorkerOptions):
 def main(arguments: list[str]) -> int:
     """Run the worker; return its exit status."""
     try:
-        options = read_options(
+        options = read_settings(
             TransformersOptions,
             arguments,
             os.environ,
             prog="python -m dynamo.transformers",
             description="Serve a causal language model with Hugging Face transformers, on CPU or GPU.",
         )
-    except DynamoError as error:
+    except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return USAGE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def start(path: Path) -> TransformersEngine:

@@ -1,0 +1,102 @@
+"""What a process of ours logs, and how: one line per event on stderr, in UTC, without colours.
+
+`DYN_LOG` is a level, levels of single targets, or both: `info`, `dynamo.llm=debug`,
+`warning,dynamo.llm=debug`. A target is the name of a logger and of all below it.
+`DYN_LOGGING_JSONL=1` makes each line a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from dynamo._core.errors import ConfigError
+from dynamo.runtime._settings import parse_bool
+
+LEVEL_VARIABLE = "DYN_LOG"
+JSONL_VARIABLE = "DYN_LOGGING_JSONL"
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+#: The key of the level that every target has which is not named.
+_ROOT = ""
+
+#: uvicorn tells of its start, its end and every mistake of a client. We say the first two ourselves, and
+#: the clients get told the third.
+_QUIET = {"uvicorn": logging.ERROR}
+
+
+def set_up_logging(environ: Mapping[str, str]) -> None:
+    """Log as the variables say; raises `ConfigError` if one is wrong. To be called once, by a `main`."""
+    levels = {_ROOT: logging.INFO} | _QUIET | _levels(environ.get(LEVEL_VARIABLE, ""))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if _is_jsonl(environ.get(JSONL_VARIABLE, "")) else _Lines())
+    logging.basicConfig(handlers=[handler])
+    for target, level in levels.items():
+        logging.getLogger(target).setLevel(level)
+
+
+def _levels(text: str) -> dict[str, int]:
+    levels: dict[str, int] = {}
+    for part in text.split(",") if text.strip() else ():
+        target, equals, name = (piece.strip() for piece in part.rpartition("="))
+        level = _LEVELS.get(name.lower())
+        if level is None or (equals and not target):
+            raise ConfigError(
+                f"{LEVEL_VARIABLE}={text!r}: {part.strip()!r} is no level; use debug, info, warning or error, "
+                "and target=level for single targets, separated by commas",
+                setting=LEVEL_VARIABLE,
+            )
+        if target in levels:
+            whose = f"the target {target!r}" if target else "all targets"
+            raise ConfigError(f"{LEVEL_VARIABLE}={text!r} has two levels for {whose}", setting=LEVEL_VARIABLE)
+        levels[target] = level
+    return levels
+
+
+def _is_jsonl(text: str) -> bool:
+    try:
+        return bool(text) and parse_bool(text)
+    except ValueError:
+        raise ConfigError(
+            f"{JSONL_VARIABLE}={text!r} is not true or false: use 1 or 0", setting=JSONL_VARIABLE
+        ) from None
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Lines(logging.Formatter):
+    """For people: time, level, target, message, and the traceback if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        return _time_of(record)
+
+
+class _JsonLines(logging.Formatter):
+    """For machines: an object per line, in ASCII, so that no encoding can break it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, str | int] = {
+            "time": _time_of(record),
+            "level": record.levelname,
+            "target": record.name,
+            "message": record.getMessage(),
+            "file": record.pathname,
+            "line": record.lineno,
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)

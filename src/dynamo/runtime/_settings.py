@@ -1,0 +1,193 @@
+"""Settings: an option is a field of a dataclass, and everything else is derived from it.
+
+The field `http_port: int = option(8000, "port to listen on", least=0, most=65535)` is the flag
+`--http-port`, the variable `DYN_HTTP_PORT`, a line of `--help` with both, the default and the range, and
+the check of that range. A flag beats its variable, and the variable beats the default; a variable that is
+empty counts as not set. Whatever is wrong is a `ConfigError` that names the flag or the variable. A secret
+has a variable and no flag, because other users of a machine can read its command lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import NoReturn, TypeVar, get_args, get_type_hints
+
+from dynamo._core.errors import ConfigError
+
+#: The exit status of a command whose settings are wrong.
+USAGE = 2
+
+V = TypeVar("V")
+S = TypeVar("S", bound="Settings")
+
+Value = str | int | float | bool
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_MEANT = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def option(
+    default: V, about: str, *, least: float = -math.inf, most: float = math.inf, choices: Sequence[str] = ()
+) -> V:
+    """Declare a field that is an option; a value is one of `choices`, or from `least` to `most`."""
+    return field(default=default, metadata={"help": about, "least": least, "most": most, "choices": tuple(choices)})
+
+
+def required_option(about: str) -> str:
+    """Declare a text field that must be given."""
+    declared: str = field(metadata={"help": about})
+    return declared
+
+
+def secret_option(about: str) -> str | None:
+    """Declare a text field that is set by its variable only, and never shown."""
+    return field(default=None, repr=False, metadata={"help": about, "secret": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of a component's settings; whoever makes one, its values are in their ranges."""
+
+    def __post_init__(self) -> None:
+        for declared in fields(self):
+            _check(declared, getattr(self, declared.name), declared.name)
+
+
+def read_settings(
+    kind: type[S], arguments: Sequence[str], environ: Mapping[str, str], *, prog: str, description: str
+) -> S:
+    """Merge flags, variables and defaults. Raises `ConfigError`; exits, with status 0, on `--help`."""
+    types = get_type_hints(kind)
+    options = [_Option(declared, _value_type(types[declared.name])) for declared in fields(kind)]
+    given = vars(_parser(options, prog, description).parse_args(arguments))
+    values: dict[str, Value] = {}
+    for each in options:
+        flagged, variable = given.get(each.name), environ.get(each.variable)
+        if flagged is not None:
+            values[each.name] = each.read(flagged, each.flag)
+        elif variable:
+            values[each.name] = each.read(variable, each.variable)
+        elif each.is_required:
+            raise ConfigError(f"{each.flag} is missing: give it, or set {each.variable}", setting=each.name)
+    return kind(**values)
+
+
+def parse_bool(text: str) -> bool:
+    """Read true or false as people write them; raises `ValueError`."""
+    word = text.strip().lower()
+    if word not in _TRUE + _FALSE:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return word in _TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A field of the settings, as what a person types."""
+
+    declared: Field[object]
+    value_type: type[Value]
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "DYN_" + self.name.removeprefix("dyn_").upper()
+
+    @property
+    def is_required(self) -> bool:
+        return self.declared.default is MISSING
+
+    @property
+    def is_secret(self) -> bool:
+        return bool(self.declared.metadata.get("secret"))
+
+    def read(self, given: str | bool, source: str) -> Value:
+        """Return the value that was given by `source`, a flag or a variable."""
+        value = given if isinstance(given, bool) else self._convert(given, source)
+        _check(self.declared, value, source)
+        return value
+
+    def _convert(self, text: str, source: str) -> Value:
+        try:
+            return parse_bool(text) if self.value_type is bool else self.value_type(text)
+        except ValueError:
+            raise ConfigError(f"{source}={text!r} is not {_MEANT[self.value_type]}", setting=source) from None
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        about = f"{self.declared.metadata['help']} [{self.variable}] ({self._nature()})".replace("%", "%%")
+        if self.value_type is bool:
+            parser.add_argument(self.flag, action=argparse.BooleanOptionalAction, default=None, help=about)
+        else:
+            # The text is converted and checked here, in the same way as a variable's.
+            parser.add_argument(self.flag, metavar=self._placeholder(), help=about)
+
+    def _nature(self) -> str:
+        default = self.declared.default
+        says = "required" if self.is_required else f"default: {_shown(default)}"
+        allowed = _range(self.declared)
+        return f"{says}; {allowed}" if allowed else says
+
+    def _placeholder(self) -> str:
+        if choices := self.declared.metadata.get("choices"):
+            return "{" + ",".join(choices) + "}"
+        if self.value_type is str:
+            return "TEXT"
+        return "SECONDS" if self.name.endswith("_s") else "N"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are errors like any other wrong setting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help shows every option)") from None
+
+
+def _parser(options: Iterable[_Option], prog: str, description: str) -> _Parser:
+    secrets = [f"{each.variable}: {each.declared.metadata['help']}" for each in options if each.is_secret]
+    epilog = f"Secrets are variables only. {'; '.join(secrets)}.".replace("%", "%%") if secrets else None
+    parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+    for each in options:
+        if not each.is_secret:
+            each.add_to(parser)
+    return parser
+
+
+def _value_type(hint: object) -> type[Value]:
+    """Return the type of a field that is declared as `int` or as `int | None`."""
+    names = get_args(hint) or (hint,)
+    return next(kind for kind in (bool, int, float, str) if kind in names)
+
+
+def _check(declared: Field[object], value: object, source: str) -> None:
+    choices = declared.metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{source}={value!r} must be one of {', '.join(choices)}", setting=source)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least, most = declared.metadata.get("least", -math.inf), declared.metadata.get("most", math.inf)
+    if not (math.isfinite(value) and least <= value <= most):
+        raise ConfigError(f"{source} is {value}: it must be {_range(declared) or 'finite'}", setting=source)
+
+
+def _range(declared: Field[object]) -> str:
+    """Say which numbers the option takes; empty if it takes all."""
+    least, most = declared.metadata.get("least", -math.inf), declared.metadata.get("most", math.inf)
+    if most == math.inf:
+        return "" if least == -math.inf else f"{least} or more"
+    return f"{most} or less" if least == -math.inf else f"from {least} to {most}"
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default is None else str(default)
