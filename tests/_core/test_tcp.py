@@ -47,10 +47,12 @@ async def read_messages(reader: asyncio.StreamReader) -> list[wire.Message]:
 
 
 async def serve_raw(replies: bytes, *, then_close: bool = True) -> tuple[asyncio.Server, str]:
-    """Start a server that answers whatever comes with `replies`."""
+    """Start a server that answers the first request with `replies`, whatever it is."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
+        decoder = wire.Decoder()
+        while not any(isinstance(message, wire.Request) for message in decoder.feed(await reader.read(65536))):
+            pass
         writer.write(replies)
         if not then_close:
             await reader.read()

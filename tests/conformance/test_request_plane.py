@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -14,13 +16,21 @@ from dynamo._core.errors import (
     Cancelled,
     CannotConnect,
     DeadlineExceeded,
+    Disconnected,
+    DynamoError,
     EngineShutdown,
     HandlerError,
     InvalidArgument,
     Overloaded,
 )
 from dynamo._core.request_plane import Handler, Listener, RequestPlane, ResponseStream
-from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES
+from dynamo._core.request_plane.base import (
+    CLEANUP_TIMEOUT_S,
+    MESSAGE_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    REQUEST_ID_CHARS_MAX,
+    STREAM_WINDOW_BYTES,
+)
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo._core.request_plane.tcp import TcpPlane
 
@@ -349,3 +359,228 @@ async def test_an_address_where_nobody_listens_cannot_be_reached(pair: Pair) -> 
     await pair.serving.close()
     with pytest.raises(CannotConnect):
         await pair.call(listener)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        Context("x" * (REQUEST_ID_CHARS_MAX + 1)),
+        Context("\ud800"),
+        Context(metadata={"key": "v" * METADATA_BYTES_MAX}),
+        Context(metadata={"key": "\udc80"}),
+        Context(metadata={"key": 1}),  # type: ignore[dict-item]
+    ],
+    ids=["long id", "id that is no text", "large metadata", "metadata that is no text", "metadata of numbers"],
+)
+async def test_a_context_that_cannot_travel_is_refused_and_costs_nobody_else(pair: Pair, context: Context) -> None:
+    listener = await pair.listen(count_to)
+    other = await pair.call(listener, b"2")
+    with pytest.raises(InvalidArgument):
+        await pair.call(listener, b"1", context)
+    assert await read(other) == [b"0", b"1"]
+
+
+async def test_a_request_whose_time_is_up_does_not_reach_the_handler(pair: Pair) -> None:
+    handler = Waiting()
+    listener = await pair.listen(handler)
+    deadline = asyncio.get_running_loop().time() - 1
+    with pytest.raises(DeadlineExceeded):
+        await read(await pair.call(listener, b"", Context(deadline=deadline)))
+    assert await read(await pair.call(await pair.listen(count_to), b"1")) == [b"0"]
+    assert handler.context is None
+
+
+async def test_a_handler_that_ends_in_an_unusual_way_is_an_error(pair: Pair) -> None:
+    class OddError(BaseException):
+        pass
+
+    async def odd(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        raise OddError("never seen before")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, problem: None)
+    listener = await pair.listen(odd)
+    stream = await pair.call(listener)
+    assert await anext(stream) == b"one"
+    with pytest.raises(HandlerError, match="OddError: never seen before"):
+        await read(stream)
+    gc.collect()
+
+
+async def test_a_handler_that_cancels_itself_is_an_error(pair: Pair) -> None:
+    async def cancels(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        raise asyncio.CancelledError
+
+    stream = await pair.call(await pair.listen(cancels))
+    assert await anext(stream) == b"one"
+    with pytest.raises(Cancelled):
+        await read(stream)
+
+
+async def test_a_handler_that_swallows_its_cancellation_is_ended_at_its_next_item(pair: Pair) -> None:
+    ended = asyncio.Event()
+
+    async def stubborn(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                try:
+                    await asyncio.sleep(0.001)
+                except asyncio.CancelledError:
+                    yield b"never mind"
+                yield bytes(STREAM_WINDOW_BYTES)
+        finally:
+            ended.set()
+
+    listener = await pair.listen(stubborn)
+    for _ in range(2):
+        ended.clear()
+        stream = await pair.call(listener)
+        await anext(stream)
+        await stream.aclose()
+        async with asyncio.timeout(DEADLINE_S):
+            await ended.wait()
+    async with asyncio.timeout(DEADLINE_S):
+        await listener.close()
+
+
+async def test_the_caller_is_told_before_the_handler_has_cleaned_up(pair: Pair) -> None:
+    clean = asyncio.Event()
+
+    async def tidy(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            await clean.wait()
+
+    listener = await pair.listen(tidy)
+    stream = await pair.call(listener)
+    assert await anext(stream) == b"begun"
+    closing = asyncio.ensure_future(listener.close())
+    with pytest.raises(EngineShutdown):
+        await read(stream)
+    assert not closing.done()
+    clean.set()
+    await closing
+
+
+async def test_nothing_interrupts_a_handler_that_cleans_up(pair: Pair) -> None:
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def tidy(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await asyncio.sleep(0.05)
+            cleaned.set()
+
+    listener = await pair.listen(tidy)
+    context = Context(deadline=asyncio.get_running_loop().time() + 0.02)
+    stream = await pair.call(listener, b"", context)
+    assert await anext(stream) == b"begun"
+    await stream.aclose()
+    async with asyncio.timeout(DEADLINE_S):
+        await cleaning.wait()
+        context.kill()
+        await pair.calling.close()
+        await listener.close()
+    assert cleaned.is_set()
+
+
+async def test_closing_does_not_wait_for_a_handler_that_never_ends(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_go = asyncio.Event()
+
+    async def stuck(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"begun"
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    listener = await pair.listen(stuck)
+    stream = await pair.call(listener)
+    assert await anext(stream) == b"begun"
+    async with asyncio.timeout(2 * CLEANUP_TIMEOUT_S):
+        await asyncio.gather(listener.close(), listener.close())
+    assert "still run" in caplog.text
+    let_go.set()
+    with pytest.raises(EngineShutdown):
+        await read(stream)
+
+
+async def test_a_closed_plane_takes_no_requests_and_no_handlers(pair: Pair) -> None:
+    listener = await pair.listen(count_to)
+    assert await read(await pair.call(listener, b"1")) == [b"0"]
+    for plane in (pair.calling, pair.serving):
+        await asyncio.gather(plane.close(), plane.close())
+        await plane.close()
+        with pytest.raises(CannotConnect):
+            await plane.call(listener.address, b"1", Context())
+        with pytest.raises(DynamoError, match="closed"):
+            await plane.listen(count_to)
+
+
+async def test_closing_the_calling_plane_ends_its_streams_and_their_handlers(pair: Pair) -> None:
+    handler = Waiting()
+    stream = await pair.call(await pair.listen(handler))
+    assert await anext(stream) == b"first"
+    await pair.calling.close()
+    with pytest.raises((Disconnected, EngineShutdown)):
+        await read(stream)
+    await handler.wait_ended()
+
+
+async def test_items_larger_than_the_window_pass_one_by_one(pair: Pair) -> None:
+    item = bytes(3 * STREAM_WINDOW_BYTES)
+    produced = 0
+
+    async def huge(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        nonlocal produced
+        for _ in range(6):
+            produced += 1
+            yield item
+
+    stream = await pair.call(await pair.listen(huge))
+    async with asyncio.timeout(DEADLINE_S):
+        for received in range(1, 7):
+            assert await anext(stream) == item
+            assert produced <= received + 2
+    assert await read(stream) == []
+
+
+async def test_a_producer_that_waits_for_its_reader_can_be_ended(pair: Pair) -> None:
+    ended = asyncio.Event()
+
+    async def eager(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(64 << 10)
+        finally:
+            ended.set()
+
+    listener = await pair.listen(eager)
+    stream = await pair.call(listener)
+    await anext(stream)
+    assert await read(await pair.call(await pair.listen(count_to), b"200"))  # by now it waits
+    await stream.aclose()
+    async with asyncio.timeout(DEADLINE_S):
+        await ended.wait()
+
+
+async def test_nothing_is_left_when_all_is_closed(pair: Pair) -> None:
+    tasks_before = asyncio.all_tasks()
+    endless = await pair.listen(forever)
+    context = Context(deadline=asyncio.get_running_loop().time() + 100)
+    streams = [await pair.call(endless, b"", context) for _ in range(50)]
+    for stream in streams[:10]:
+        await anext(stream)
+    for stream in streams[:25]:
+        await stream.aclose()
+    await pair.calling.close()
+    await pair.serving.close()
+    assert asyncio.all_tasks() == tasks_before
+    assert context._watchers == []

@@ -15,6 +15,8 @@ from dynamo._core.errors import InvalidArgument
 INSTANCES = "v1/instances/"
 MODEL_CARDS = "v1/mdc/"
 
+# As instance_key() writes it: two spellings of one id would be two keys of one instance.
+_INSTANCE_ID = re.compile(r"0|[1-9a-f][0-9a-f]{0,15}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,255}")
 
 
@@ -62,10 +64,12 @@ class EndpointId:
 def parse_key(key: str) -> tuple[EndpointId, int]:
     """Return the endpoint and the instance id of an instance key or a model card key."""
     try:
-        namespace, component, endpoint, instance_id = key.split("/")[2:6]
+        _, _, namespace, component, endpoint, instance_id = key.split("/")
+        if not _INSTANCE_ID.fullmatch(instance_id):
+            raise ValueError(f"{instance_id!r} is not an instance id")
         return EndpointId(unquote(namespace), unquote(component), unquote(endpoint)), int(instance_id, 16)
     except ValueError as error:
-        raise InvalidArgument(f"{key!r} is not the key of an instance", key=key) from error
+        raise InvalidArgument(f"{key[:300]!r} is not the key of an instance", key=key[:300]) from error
 
 
 def check_name(kind: str, name: str) -> None:

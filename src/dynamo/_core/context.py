@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import secrets
 from collections.abc import Callable
+from typing import ParamSpec
+
+from dynamo._core.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 
 class CancellationToken:
@@ -23,7 +32,7 @@ class CancellationToken:
         self._cancelled = True
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            _tell(callback)
 
     def is_cancelled(self) -> bool:
         return self._cancelled
@@ -56,6 +65,7 @@ class CancellationToken:
         """Return a token that is cancelled with this one, and may be cancelled alone."""
         child = CancellationToken()
         self.add_callback(child.cancel)
+        child.add_callback(lambda: self.remove_callback(child.cancel))
         return child
 
 
@@ -72,6 +82,8 @@ class Context:
     def __init__(
         self, id: str | None = None, metadata: dict[str, str] | None = None, *, deadline: float | None = None
     ) -> None:
+        if deadline is not None and math.isnan(deadline):
+            raise InvalidArgument("the deadline of a request is a time of the loop's clock, not NaN")
         self.request_id = id or secrets.token_hex(16)
         self.metadata: dict[str, str] = {} if metadata is None else metadata
         #: `loop.time()` at which the request's time is up; None: never.
@@ -135,4 +147,12 @@ class Context:
 
     def _tell(self) -> None:
         for callback in tuple(self._watchers):
-            callback(self._killed)
+            _tell(callback, self._killed)
+
+
+def _tell(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call one of several who want to know: if it fails, the others must hear nevertheless."""
+    try:
+        callback(*args, **kwargs)
+    except Exception:
+        logger.exception("a callback of a request that ends has failed")

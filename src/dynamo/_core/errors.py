@@ -16,6 +16,8 @@ import msgspec
 
 CAUSES_MAX = 8
 MESSAGE_CHARS_MAX = 8192
+DETAILS_MAX = 32
+DETAIL_CHARS_MAX = 1024
 
 Detail = str | int | float
 
@@ -25,7 +27,8 @@ class DynamoError(Exception):
 
     code: ClassVar[str] = "unknown"
 
-    def __init__(self, message: str, **details: Detail) -> None:
+    # Positional only: a detail may have any name, and a peer chooses the names.
+    def __init__(self, message: str, /, **details: Detail) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
@@ -114,7 +117,7 @@ class HandlerError(DynamoError):
 
     code = "handler_error"
 
-    def __init__(self, message: str, **details: Detail) -> None:
+    def __init__(self, message: str, /, **details: Detail) -> None:
         super().__init__(message, **details)
         self.type_name = str(details.get("type_name", "Exception"))
 
@@ -141,27 +144,58 @@ _BY_CODE: dict[str, type[DynamoError]] = {
 
 
 def to_wire(error: BaseException) -> list[WireError]:
-    """Return the error and its causes, outermost first, at most `CAUSES_MAX` layers."""
-    layers: list[WireError] = []
+    """Return the error and its causes, outermost first, at most `CAUSES_MAX` layers.
+
+    It never fails: an error that could not be sent would leave the caller waiting.
+    """
+    chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and len(layers) < CAUSES_MAX:
-        layers.append(_layer(current))
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return layers
+    while current is not None and id(current) not in map(id, chain) and len(chain) < CAUSES_MAX:
+        chain.append(current)
+        current = _cause(current)
+    return list(map(_layer, chain))
 
 
 def from_wire(layers: list[WireError]) -> DynamoError:
     """Rebuild the error with its causes; an unknown code becomes a plain `DynamoError`."""
     if not layers:
         return DynamoError("the peer reported an error without saying which")
-    errors = [_BY_CODE.get(layer.code, DynamoError)(layer.message, **layer.details) for layer in layers]
+    errors = [
+        _BY_CODE.get(layer.code, DynamoError)(layer.message[:MESSAGE_CHARS_MAX], **layer.details)
+        for layer in layers[:CAUSES_MAX]
+    ]
     for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
     return errors[0]
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    if isinstance(error, BaseExceptionGroup):  # what was raised inside says more than what it was raised in
+        return error.exceptions[0]
+    return None if error.__suppress_context__ else error.__context__
+
+
 def _layer(error: BaseException) -> WireError:
     if isinstance(error, DynamoError):
-        return WireError(error.code, error.message[:MESSAGE_CHARS_MAX], error.details)
-    message = str(error)[:MESSAGE_CHARS_MAX]
-    return WireError(HandlerError.code, message, {"type_name": type(error).__name__})
+        details = itertools.islice(error.details.items(), DETAILS_MAX)
+        sendable = {_text(name, DETAIL_CHARS_MAX): _detail(value) for name, value in details}
+        return WireError(error.code, _text(error.message, MESSAGE_CHARS_MAX), sendable)
+    type_name = _text(type(error).__name__, DETAIL_CHARS_MAX)
+    return WireError(HandlerError.code, _text(error, MESSAGE_CHARS_MAX), {"type_name": type_name})
+
+
+def _detail(value: object) -> Detail:
+    if isinstance(value, float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63):
+        return value
+    return _text(value, DETAIL_CHARS_MAX)
+
+
+def _text(value: object, chars_max: int) -> str:
+    """Return what `value` says, as text that can be encoded."""
+    try:
+        text = str(value)
+    except Exception as error:  # whatever somebody's __str__ raises
+        text = f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    return text[:chars_max].encode("utf-8", "replace").decode()

@@ -6,7 +6,8 @@ its streams. That is where the speed comes from: one header, one decode and one 
 
 What is true here:
 
-- The length is checked before anything is stored, so a hostile length allocates nothing.
+- The length is checked before anything is stored, so a hostile length allocates nothing, and so is the
+  number of messages before they are made.
 - Garbage raises `ProtocolError`, never anything else.
 - A message is an array that begins with its number. Fields are only ever added at the end: a peer that
   does not know them ignores them, and the bytes in `tests/golden/wire` decode for ever.
@@ -27,6 +28,11 @@ PROTOCOL_MINOR = 0
 HEADER = struct.Struct(">HHI")
 MAGIC = 0x4459  # "DY"
 FRAME_BYTES_MAX = 40 << 20
+#: Messages in one frame: a message is small, and far larger in memory than on the wire.
+MESSAGES_MAX = 65535
+
+# How msgpack begins an array that is longer than that.
+_ARRAY_32 = 0xDD
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -144,7 +150,10 @@ def _split(data: bytes) -> tuple[list[Message], int]:
         if end > size:
             break
         body = _decode(view[start + HEADER.size : end])
-        messages = messages + body if messages else body
+        if messages:
+            messages += body
+        else:
+            messages = body
         start = end
     return messages, start
 
@@ -159,6 +168,8 @@ def _body_size(data: bytes | bytearray, start: int) -> int:
 
 
 def _decode(body: memoryview) -> list[Message]:
+    if body and body[0] == _ARRAY_32:
+        raise ProtocolError(f"the peer sent a frame of more than {MESSAGES_MAX} messages")
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:

@@ -17,8 +17,8 @@ import msgspec
 from dynamo._core import request_plane
 from dynamo._core.address import EndpointId, parse_key
 from dynamo._core.context import Context
-from dynamo._core.discovery.base import Delete, Put, Synced
-from dynamo._core.errors import CannotConnect, DynamoError, NoInstances, NotFound
+from dynamo._core.discovery.base import Change, Put, Synced
+from dynamo._core.errors import CannotConnect, DynamoError, InvalidArgument, NoInstances, NotFound, ProtocolError
 from dynamo.runtime import _codec
 from dynamo.runtime._codec import Annotated, JsonValue
 
@@ -85,13 +85,23 @@ class ResponseStream(Generic[T]):
                 raise StopAsyncIteration
         item = self._arrived[self._next]
         self._next += 1
-        return self._decode(item)
+        try:
+            return self._decode(item)
+        except _codec.UNREADABLE as error:
+            raise self._unreadable(error) from error
 
     async def batch(self) -> list[T]:
         """Return every item that has arrived, waiting for the first; an empty list at the end."""
         arrived, self._arrived = self._arrived[self._next :], []
         self._next = 0
-        return list(map(self._decode, arrived or await self._items.batch()))
+        arrived = arrived or await self._items.batch()
+        try:
+            return list(map(self._decode, arrived))
+        except _codec.UNREADABLE as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ProtocolError:
+        return ProtocolError(f"instance {self.instance_id} sent an item that cannot be read: {error}")
 
     async def aclose(self) -> None:
         """Cancel the work behind the stream. A second call changes nothing."""
@@ -135,6 +145,8 @@ class Client:
         self._changed = asyncio.Event()
         self._synced = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
+        self._over = False
+        self._failure: Exception | None = None
 
     async def start(self) -> None:
         """Begin to follow the instances; return when those that exist are known."""
@@ -145,8 +157,9 @@ class Client:
             await asyncio.wait([synced, self._follower], timeout=SYNC_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             synced.cancel()
-        if self._follower.done():
-            self._follower.result()
+        if self._failure is not None:
+            raise self._failure
+        self._check_follows()
         if not self._synced.is_set():
             raise DynamoError(f"discovery did not say within {SYNC_TIMEOUT_S:.0f} s who serves {self.endpoint}")
 
@@ -155,8 +168,7 @@ class Client:
         self._on_close(self)
         if self._follower is not None:
             self._follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._follower
+            await asyncio.wait([self._follower])
 
     def instance_ids(self) -> list[int]:
         """The ids of the instances that are alive, in ascending order."""
@@ -180,7 +192,8 @@ class Client:
         return list(self._ids)
 
     async def wait_for_change(self) -> None:
-        """Wait until the next change of who is alive."""
+        """Wait until the next change of who is alive. Raises `DynamoError` if none can come any more."""
+        self._check_follows()
         self._changed.clear()
         await self._changed.wait()
 
@@ -288,7 +301,6 @@ class Client:
             try:
                 return await self._send(instance, payload, annotated, context, item_type)
             except CannotConnect:
-                self._avoided[instance.instance_id] = asyncio.get_running_loop().time() + AVOID_S
                 if attempt >= CONNECT_ATTEMPTS or attempt >= len(self._ids):
                     raise
         raise AssertionError("unreachable")
@@ -301,7 +313,11 @@ class Client:
         context: Context | None,
         item_type: type[T] | None,
     ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
-        items = await self._requests.call(instance.address, payload, context or Context())
+        try:
+            items = await self._requests.call(instance.address, payload, context or Context())
+        except CannotConnect:
+            self._avoided[instance.instance_id] = asyncio.get_running_loop().time() + AVOID_S
+            raise
         if item_type is not None:
             return ResponseStream(items, _codec.typed_decoder(item_type), instance.instance_id)
         if annotated:
@@ -325,31 +341,63 @@ class Client:
         return self._rng.choice(ids)
 
     def _next_in_turn(self, ids: list[int]) -> int:
-        """The next id above the last one: fair however instances come and go."""
-        position = bisect_right(ids, self._last_id)
-        self._last_id = ids[position if position < len(ids) else 0]
+        self._last_id = next_in_turn(ids, self._last_id)
         return self._last_id
 
     # Who is alive.
 
-    async def _follow(self) -> None:
-        async with contextlib.aclosing(self._discovery.watch(self.endpoint.instances_prefix)) as changes:
-            async for change in changes:
-                if isinstance(change, Synced):
-                    self._synced.set()
-                elif isinstance(change, Put):
-                    self._add(change)
-                elif isinstance(change, Delete):
-                    self._instances.pop(parse_key(change.key)[1], None)
-                self._ids = sorted(self._instances)
-                self._changed.set()
+    def _check_follows(self) -> None:
+        if self._over:
+            raise DynamoError(
+                f"nobody follows any more who serves {self.endpoint}: the client is closed, or discovery has ended"
+            ) from self._failure
 
-    def _add(self, change: Put) -> None:
+    async def _follow(self) -> None:
         try:
-            record = msgspec.json.decode(change.value, type=InstanceRecord)
-            address = next(iter(record.transport.values()))
-        except (msgspec.MsgspecError, StopIteration) as error:
-            logger.warning("ignoring %s: it is not the record of an instance (%s)", change.key, error)
-            return
-        self._instances[record.instance_id] = Instance(record.instance_id, address)
-        self._avoided.pop(record.instance_id, None)
+            async with contextlib.aclosing(self._discovery.watch(self.endpoint.instances_prefix)) as changes:
+                async for change in changes:
+                    self._note(change)
+        except Exception as error:
+            self._failure = error
+            if self._synced.is_set():  # else it is raised by start()
+                logger.exception("nobody follows any more who serves %s: discovery failed", self.endpoint)
+        finally:
+            self._over = True
+            self._changed.set()
+
+    def _note(self, change: Change) -> None:
+        if isinstance(change, Synced):
+            self._synced.set()
+        elif (id := _instance_id(change.key)) is not None:
+            self._instances.pop(id, None)
+            self._avoided.pop(id, None)
+            if isinstance(change, Put) and (instance := _read(id, change)) is not None:
+                self._instances[id] = instance
+        self._ids = sorted(self._instances)
+        self._changed.set()
+
+
+def next_in_turn(ids: list[int], last_id: int) -> int:
+    """The next of `ids`, in ascending order, above the last one: fair however instances come and go."""
+    position = bisect_right(ids, last_id)
+    return ids[position if position < len(ids) else 0]
+
+
+def _instance_id(key: str) -> int | None:
+    try:
+        return parse_key(key)[1]
+    except InvalidArgument as error:
+        logger.warning("ignoring %.300s: it is not the key of an instance (%s)", key, error)
+        return None
+
+
+def _read(id: int, put: Put) -> Instance | None:
+    """Return what `put` says of the instance `id`; None, with a warning, if it makes no sense."""
+    try:
+        record = msgspec.json.decode(put.value, type=InstanceRecord)
+        if record.instance_id != id:
+            raise ValueError(f"its instance_id is {record.instance_id}")
+        return Instance(id, next(iter(record.transport.values())))
+    except (*_codec.UNREADABLE, StopIteration) as error:
+        logger.warning("ignoring %s: it is not the record of an instance (%s)", put.key, error)
+        return None

@@ -18,6 +18,9 @@ JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | boo
 
 T = TypeVar("T")
 
+#: What reading bytes of somebody else may raise.
+UNREADABLE = (ValueError, RecursionError)  # msgspec's and Unicode's errors are ValueErrors
+
 _ANNOTATED = b"\xc1"
 _ANNOTATED_BYTE = 0xC1
 
@@ -74,11 +77,18 @@ _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 
 
 def encode(value: object) -> bytes:
-    """Return the bytes of a request or an item. Raises TypeError for what has no JSON form."""
-    if type(value) is Annotated:
-        envelope = _Envelope(value.data(), value.event(), value.comments(), value.id())
-        return _ANNOTATED + _encoder.encode(envelope)
-    return _encoder.encode(value)
+    """Return the bytes of a request or an item.
+
+    Raises TypeError for what has no JSON form, and `InvalidArgument` for what has one that is beyond
+    msgpack: integers of more than 64 bits, text that is no Unicode, values nested too deep.
+    """
+    try:
+        if type(value) is Annotated:
+            envelope = _Envelope(value.data(), value.event(), value.comments(), value.id())
+            return _ANNOTATED + _encoder.encode(envelope)
+        return _encoder.encode(value)
+    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise InvalidArgument(f"a value cannot be sent: {error}") from error
 
 
 def decode_plain(item: bytes) -> JsonValue:
@@ -112,5 +122,5 @@ def decode_request(payload: bytes, decode: Callable[[bytes], T]) -> T:
     """Read a request. Raises `InvalidArgument` for bytes that are not one."""
     try:
         return decode(payload)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+    except UNREADABLE as error:
         raise InvalidArgument(f"invalid request: {error}") from error

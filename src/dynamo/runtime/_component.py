@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from dynamo._core.address import EndpointId
+from dynamo._core.errors import InvalidArgument
 from dynamo.runtime import _codec
 from dynamo.runtime._client import Client, InstanceRecord
 from dynamo.runtime._serving import DRAIN_S, EndpointHandler, ServedEndpoint, serve_bytes
@@ -63,8 +64,10 @@ class Endpoint:
         for 30 seconds; without it they end with `EngineShutdown` at once.
         """
         served = await self.serve(handler, drain_s=DRAIN_S if graceful_shutdown else 0.0)
-        await self.runtime.wait_for_shutdown()
-        await served.close()
+        try:
+            await self.runtime.wait_for_shutdown()
+        finally:
+            await served.close()
 
     async def serve(
         self, handler: EndpointHandler, *, drain_s: float = DRAIN_S, request_type: type[T] | None = None
@@ -72,6 +75,7 @@ class Endpoint:
         """Listen, then register; return when the endpoint can be called.
 
         `request_type`, a msgspec type, is what requests are decoded into; without it they are plain values.
+        A process serves an endpoint once: raises `InvalidArgument` if this one does so already.
         """
         decode: Callable[[bytes], object] = _codec.decode_plain
         if request_type is not None:
@@ -89,17 +93,26 @@ class Endpoint:
         key = self.id.instance_key(instance_id)
         served = ServedEndpoint(runtime.discovery, key, instance_id, listener, drain_s, runtime.release)
         try:
-            await runtime.discovery.put(key, msgspec.json.encode(record), runtime.lease)
-        except BaseException:
+            if not await runtime.discovery.create(key, msgspec.json.encode(record), runtime.lease):
+                raise InvalidArgument(f"this process serves {self.id} already; close that first", endpoint=str(self.id))
+            runtime.adopt(served)
+        except InvalidArgument:
             await listener.close()
             raise
-        runtime.adopt(served)
+        except BaseException:
+            # It may be registered nevertheless, with nobody behind it.
+            await served.close(drain_s=0.0)
+            raise
         return served
 
     async def client(self) -> Client:
         """Return a client that knows which instances are alive."""
         runtime = self.runtime
         client = Client(self.id, runtime.discovery, runtime.requests, runtime.rng, runtime.release)
-        runtime.adopt(client)
-        await client.start()
+        try:
+            runtime.adopt(client)
+            await client.start()
+        except BaseException:
+            await client.close()
+            raise
         return client

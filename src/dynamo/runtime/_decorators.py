@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
 from dynamo.runtime._process import settle
 from dynamo.runtime._runtime import DistributedRuntime
@@ -34,9 +35,11 @@ def dynamo_worker(
     ) -> Callable[P, Coroutine[object, object, T]]:
         @functools.wraps(function)
         async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-            async with DistributedRuntime() as runtime:
-                settle()
-                with ending_on_signals(runtime):
+            runtime = DistributedRuntime()
+            # Around the runtime, so that a signal is heard while it joins, and a second one while it leaves.
+            with ending_on_signals(runtime):
+                async with runtime:
+                    settle()
                     return await function(runtime, *args, **kwargs)
 
         return run
@@ -53,16 +56,24 @@ def dynamo_endpoint(
     """Validate the request of an async generator before it runs.
 
     A str is parsed as JSON text, a dict is validated, an instance of the model passes as it is; anything
-    else raises `InvalidArgument`. The request is the last positional argument, so methods work too. A
-    response that is a dict or a model is validated against `response_model`; a str passes as it is.
+    else raises `InvalidArgument`. The request is the last positional argument, before the context if there is
+    one, so methods work too. A response that is a dict or a model is validated against `response_model`; a
+    str passes as it is.
     """
 
     def decorate(function: Callable[..., AsyncIterator[object]]) -> Callable[..., AsyncIterator[object]]:
         @functools.wraps(function)
         async def run(*args: object, **kwargs: object) -> AsyncIterator[object]:
-            *rest, request = args
-            async for item in function(*rest, _validated(request_model, request), **kwargs):
-                yield item if isinstance(item, str) else response_model.model_validate(item)
+            arguments = list(args)
+            position = -2 if isinstance(args[-1], Context) else -1
+            arguments[position] = _validated(request_model, arguments[position])
+            items = function(*arguments, **kwargs)
+            try:
+                async for item in items:
+                    yield item if isinstance(item, str) else response_model.model_validate(item)
+            finally:
+                if isinstance(items, AsyncGenerator):
+                    await items.aclose()
 
         return run
 
@@ -75,6 +86,6 @@ def _validated(model: type[Model], request: object) -> Model:
             return model.model_validate(json.loads(request))
         if isinstance(request, (dict, model)):
             return model.model_validate(request)
-    except ValueError as error:  # pydantic's and json's errors are ValueErrors
+    except (ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
         raise InvalidArgument(f"Invalid request: {error}") from error
     raise InvalidArgument(f"Invalid request: {request!r:.200}")

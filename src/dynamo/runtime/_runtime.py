@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from dynamo._core.address import EndpointId
@@ -52,14 +53,19 @@ class DistributedRuntime:
         # What this process serves and follows, until it is closed.
         self._parts: set[ServedEndpoint | Client] = set()
         self._has_served = False
+        self._closed = False
 
     async def __aenter__(self) -> DistributedRuntime:
         at = self._discovery_at
         self._discovery = open_discovery(at) if isinstance(at, str) else at
-        self._requests = (
-            open_request_plane(self._requests_at) if isinstance(self._requests_at, str) else self._requests_at
-        )
-        self._lease = await self._discovery.grant()
+        try:
+            self._requests = (
+                open_request_plane(self._requests_at) if isinstance(self._requests_at, str) else self._requests_at
+            )
+            self._lease = await self._discovery.grant()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -68,21 +74,31 @@ class DistributedRuntime:
     async def close(self) -> None:
         """Leave: unregister and drain what is served, end the lease, close the planes that were opened here."""
         self.shutdown()
-        try:
-            # Clients last: a handler that drains may still call others.
-            for kind in (ServedEndpoint, Client):
-                async with asyncio.TaskGroup() as tasks:
-                    for part in [part for part in self._parts if isinstance(part, kind)]:
-                        tasks.create_task(part.close())
-        finally:
-            if self._lease is not None:
-                await self._lease.close()
-            if self._requests is not None and isinstance(self._requests_at, str):
-                await self._requests.close()
+        self._closed = True
+        # From the last line to the first, each whatever became of the others. Clients end after what is
+        # served: a handler that drains may still call others.
+        async with AsyncExitStack() as ends:
+            ends.callback(self._end_threads)
             if self._discovery is not None and isinstance(self._discovery_at, str):
-                await self._discovery.close()
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
+                ends.push_async_callback(self._discovery.close)
+            if self._requests is not None and isinstance(self._requests_at, str):
+                ends.push_async_callback(self._requests.close)
+            if self._lease is not None:
+                ends.push_async_callback(self._lease.close)
+            ends.push_async_callback(self._close_parts, Client)
+            ends.push_async_callback(self._close_parts, ServedEndpoint)
+
+    async def _close_parts(self, kind: type[ServedEndpoint | Client]) -> None:
+        """Close all of a kind, whatever becomes of each; then raise the first error."""
+        parts = [part for part in self._parts if isinstance(part, kind)]
+        outcomes = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    def _end_threads(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     # Names.
 
@@ -142,6 +158,8 @@ class DistributedRuntime:
 
     def adopt(self, part: ServedEndpoint | Client) -> None:
         """See to it that `part` ends with the runtime, if it was not closed before."""
+        if self._closed:
+            raise DynamoError("this runtime is closed; open a new one")
         self._parts.add(part)
         self._has_served = self._has_served or isinstance(part, ServedEndpoint)
 

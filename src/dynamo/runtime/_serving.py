@@ -56,8 +56,10 @@ class ServedEndpoint:
         try:
             await self._discovery.delete(self._key)
         finally:
-            await self._listener.close(drain_s)
-            self._on_close(self)
+            try:
+                await self._listener.close(drain_s)
+            finally:
+                self._on_close(self)
 
 
 def serve_bytes(
@@ -101,10 +103,14 @@ async def _items(
         result = await cast("Awaitable[object]", handler(*arguments))
     else:
         # A plain function may block, so it runs beside the loop; an async one returned by it does not.
-        result = await asyncio.get_running_loop().run_in_executor(threads(), handler, *arguments)
+        result = await asyncio.get_running_loop().run_in_executor(threads(), _call, handler, arguments)
         if inspect.isawaitable(result):
             result = await result
-    if isinstance(result, AsyncIterator):
+    if isinstance(result, AsyncGenerator):
+        async with aclosing(result) as items:
+            async for item in items:
+                yield item
+    elif isinstance(result, AsyncIterator):
         async for item in result:
             yield item
     elif isinstance(result, Iterator):
@@ -113,6 +119,14 @@ async def _items(
                 yield item
     else:
         yield result
+
+
+def _call(handler: EndpointHandler, arguments: tuple[object, ...]) -> object:
+    try:
+        return handler(*arguments)
+    except StopIteration as error:
+        # A future cannot hold it, so whoever awaits the thread would never hear of it.
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 async def _iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGenerator[object, None]:

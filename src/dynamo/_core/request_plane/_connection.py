@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import cast
 
 from dynamo._core import wire
@@ -19,10 +19,14 @@ logger = logging.getLogger(__name__)
 
 #: A frame leaves early when this much has gathered.
 FLUSH_BYTES = 256 << 10
-#: With streams open, something is sent at least this often,
+#: With streams open, a turn of so long in which nothing was sent ends with a heartbeat,
 HEARTBEAT_S = 2.0
-#: and a peer that was silent for so long counts as lost: it is stopped, or its loop is blocked.
-STALL_S = 6.0
+#: and a peer that was silent for so many turns counts as lost: it is stopped, or its loop is blocked.
+#: Turns and not seconds, because a loop that was blocked itself has yet to read what came meanwhile.
+SILENT_TURNS_MAX = 3
+STALL_S = HEARTBEAT_S * SILENT_TURNS_MAX
+#: A closing connection has so long to deliver what it had to say.
+CLOSE_TIMEOUT_S = 5.0
 WRITE_BUFFER_BYTES = 1 << 20
 
 _USER_TIMEOUT_MS = 3000
@@ -41,8 +45,12 @@ class Connection(asyncio.Protocol):
         self._outbox: list[wire.Message] = [wire.Hello()]
         self._outbox_bytes = 0
         self._flush_scheduled = False
-        self._sent_at = self._received_at = self.loop.time()
+        # What happened in this turn of the timer, and how many turns the peer has been silent.
+        self._sent = False
+        self._silent_turns = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: Done when the socket is closed.
+        self.closed: asyncio.Future[None] = self.loop.create_future()
 
     # What subclasses supply.
 
@@ -85,20 +93,30 @@ class Connection(asyncio.Protocol):
         """Send what has gathered."""
         if not self._outbox or self._transport is None:
             return
-        frame = wire.encode(self._outbox)
-        self._outbox = []
+        messages, self._outbox = self._outbox, []
         self._outbox_bytes = 0
         self.on_flushed()
-        if not self.lost:
-            self._transport.write(frame)
-            self._sent_at = self.loop.time()
+        if self.lost:
+            return
+        try:
+            frame = wire.encode(messages)
+        except BaseException:
+            # A fault of ours. Whoever waits for one of these messages must not wait for ever.
+            self._lose(ProtocolError("a message could not be encoded; the log of this process says why"))
+            self._transport.abort()
+            raise
+        self._transport.write(frame)
+        self._sent = True
 
     def close(self, error: DynamoError) -> None:
         """Send what has gathered, then close; `error` is what the open streams end with."""
+        if self.lost:
+            return
         self.flush()
+        self._lose(error)
         if self._transport is not None:
             self._transport.close()
-        self._lose(error)
+            self._timer = self.loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
 
     # What the transport calls.
 
@@ -111,7 +129,8 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self._received_at = self.loop.time()
+        if self._greeted:  # a peer that trickles its hello is as good as silent
+            self._silent_turns = 0
         try:
             for message in self._decoder.feed(data):
                 if self._greeted:
@@ -129,6 +148,10 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(f"the peer speaks protocol {message.major}; this process speaks {wire.PROTOCOL_MAJOR}")
         self._greeted = True
 
+    def eof_received(self) -> None:
+        # A peer that says nothing any more has left, even if it would still listen.
+        self.close(Disconnected("the peer closed the connection"))
+
     def pause_writing(self) -> None:
         self.paused = True
 
@@ -140,26 +163,46 @@ class Connection(asyncio.Protocol):
         error = Disconnected("the connection to the peer was lost")
         error.__cause__ = exc
         self._lose(error)
+        self._cancel_timer()
+        self.closed.set_result(None)
 
     def _lose(self, error: DynamoError) -> None:
         if self.lost:
             return
         self.lost = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         self.on_lost(error)
 
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _tick(self) -> None:
-        now = self.loop.time()
         self._timer = self.loop.call_later(HEARTBEAT_S, self._tick)
-        if not self.has_streams():
-            self._received_at = now
-        elif now - self._received_at >= STALL_S:
-            assert self._transport is not None
-            self._transport.abort()
+        if not self._expects():
+            self._silent_turns = 0
+            return
+        self._silent_turns += 1
+        if self._silent_turns > SILENT_TURNS_MAX:
             self._lose(Disconnected(f"the peer was silent for {STALL_S:.0f} s: it is stopped, or its loop is blocked"))
-        elif now - self._sent_at >= HEARTBEAT_S:
+            cast("asyncio.Transport", self._transport).abort()
+        elif not self._sent:
             self.post(wire.Heartbeat())
+            self.flush()
+        self._sent = False
+
+    def _expects(self) -> bool:
+        """Whether the peer has something to say, even if it is only a heartbeat."""
+        return self.has_streams() or not self._greeted or self._decoder.pending_bytes > 0
+
+
+async def close_all(connections: Iterable[Connection]) -> None:
+    """Close connections, and return when what they had to say is delivered, or their time is up."""
+    closing = list(connections)
+    for connection in closing:
+        connection.close(Disconnected("the request plane was closed"))
+    if closing:
+        await asyncio.wait([connection.closed for connection in closing])
 
 
 def watch_for_dead_peer(transport: asyncio.Transport) -> None:
@@ -176,6 +219,3 @@ def watch_for_dead_peer(transport: asyncio.Transport) -> None:
     ):
         if hasattr(socket, name):  # Linux has them all, other systems some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-ConnectionFactory = Callable[[], Connection]

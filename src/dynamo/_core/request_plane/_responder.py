@@ -1,19 +1,23 @@
 """The producing end of a response stream, shared by every plane.
 
 It runs the handler, sends what it yields, pauses it when its reader is slow, and reports how it ended:
-a final frame, an error, or nothing at all if the caller has left.
+a final frame, an error, or nothing at all if the caller has left. What it reports is said once, and at
+once: a handler that takes its time to clean up, or ignores that it was cancelled, delays no caller.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from dynamo._core.context import Context
-from dynamo._core.errors import Cancelled, DynamoError, InvalidArgument
+from dynamo._core.errors import Cancelled, EngineShutdown, InvalidArgument, Overloaded
 from dynamo._core.request_plane._stream import ITEM_OVERHEAD_BYTES, deadline_exceeded
-from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX, Handler
+from dynamo._core.request_plane.base import CLEANUP_TIMEOUT_S, MESSAGE_BYTES_MAX, READER_TIMEOUT_S, Handler
+
+logger = logging.getLogger(__name__)
 
 #: A handler that never waits gives up the loop once in so many items, so that its neighbours and the
 #: connection's heartbeat get their turn.
@@ -23,17 +27,16 @@ ITEMS_PER_TURN = 128
 class Responder(ABC):
     """Serves one request. A plane says how items, the end and an error leave the process."""
 
-    __slots__ = ("_abandoned", "_begun", "_credit_bytes", "_task", "_verdict", "_waiter", "context", "count")
+    __slots__ = ("_credit_bytes", "_task", "_waiter", "context", "count", "over")
 
     def __init__(self, context: Context, window_bytes: int) -> None:
         self.context = context
         self.count = 0
+        #: Whether the caller has been told how the stream ended, or has left; nothing more is sent.
+        self.over = False
         self._credit_bytes = window_bytes
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._begun = False
-        self._abandoned = False
-        self._verdict: DynamoError | None = None
 
     def start(self, handler: Handler, payload: bytes) -> asyncio.Task[None]:
         """Run the handler in a task of its own."""
@@ -52,20 +55,18 @@ class Responder(ABC):
 
     def abandon(self) -> None:
         """The caller has left: end the handler and say nothing."""
-        self._abandoned = True
-        self._stop()
+        if not self.over:
+            self.over = True
+            self._cancel()
 
-    def end(self, verdict: DynamoError) -> None:
-        """End the handler and report `verdict` in its place."""
-        if self._abandoned:
-            return
-        self._verdict = verdict
-        if not self._begun:  # a task that is cancelled before its first step never runs, so it says nothing
-            self._abandoned = True
-            self.send_error(verdict)
-        self._stop()
+    def end(self, verdict: BaseException) -> None:
+        """Report `verdict` now, and end the handler."""
+        if not self.over:
+            self._report(verdict)
+            self._cancel()
 
-    def _stop(self) -> None:
+    def _cancel(self) -> None:
+        # Once: a second time would interrupt the handler while it cleans up.
         self.context.kill()
         if self._task is not None:
             self._task.cancel()
@@ -91,25 +92,34 @@ class Responder(ABC):
     # The story of one request.
 
     async def _serve(self, handler: Handler, payload: bytes) -> None:
-        self._begun = True
         timer = None
         if self.context.deadline is not None:
+            if self.context.remaining_s() == 0:
+                self._report(deadline_exceeded(self.context))
+                return
             expire = lambda: self.end(deadline_exceeded(self.context))  # noqa: E731
             timer = asyncio.get_running_loop().call_at(self.context.deadline, expire)
         try:
             await self._pump(handler(payload, self.context))
         except asyncio.CancelledError:
-            if not self._abandoned:
-                self.send_error(self._verdict or Cancelled("the handler was cancelled"))
+            self._report(Cancelled("the handler was cancelled"))
         except Exception as error:
-            if not self._abandoned:
-                self.send_error(self._verdict or error)
+            self._report(error)
+        except BaseException as error:
+            self._report(error)
+            raise
         else:
-            if not self._abandoned:
+            if not self.over:
+                self.over = True
                 self.send_final()
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _report(self, error: BaseException) -> None:
+        if not self.over:
+            self.over = True
+            self.send_error(error)
 
     async def _pump(self, items: AsyncIterator[bytes]) -> None:
         try:
@@ -117,12 +127,14 @@ class Responder(ABC):
                 size_bytes = len(item)
                 if size_bytes > MESSAGE_BYTES_MAX:
                     raise InvalidArgument(f"an item of {size_bytes} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
+                if self._credit_bytes <= 0 or self.blocked():
+                    await self._room()
+                if self.over:  # and yet the handler goes on: it has swallowed its cancellation
+                    raise asyncio.CancelledError
                 self.send_item(item)
                 self.count += 1
                 self._credit_bytes -= size_bytes + ITEM_OVERHEAD_BYTES
-                if self._credit_bytes <= 0 or self.blocked():
-                    await self._room()
-                elif self.count % ITEMS_PER_TURN == 1:
+                if self.count % ITEMS_PER_TURN == 1:
                     # The first item leaves before the handler goes on: it never waits for the second.
                     await asyncio.sleep(0)
         except BaseException:
@@ -133,9 +145,25 @@ class Responder(ABC):
             raise
 
     async def _room(self) -> None:
-        while self._credit_bytes <= 0 or self.blocked():
+        while not self.over and (self._credit_bytes <= 0 or self.blocked()):
             self._waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                async with asyncio.timeout(READER_TIMEOUT_S):
+                    await self._waiter
+            except TimeoutError:
+                raise Overloaded(f"the reader of the stream took nothing for {READER_TIMEOUT_S:.0f} s") from None
             finally:
                 self._waiter = None
+
+
+async def end_all(running: Mapping[asyncio.Task[None], Responder], drain_s: float) -> None:
+    """Let requests finish for `drain_s` seconds, then end those that are left."""
+    if running and drain_s > 0:
+        await asyncio.wait(list(running), timeout=drain_s)
+    left = dict(running)
+    for responder in left.values():
+        responder.end(EngineShutdown("the instance stopped before the request was done"))
+    if left:
+        _, stuck = await asyncio.wait(list(left), timeout=CLEANUP_TIMEOUT_S)
+        if stuck:
+            logger.warning("%d handlers still run %s s after they were cancelled", len(stuck), CLEANUP_TIMEOUT_S)

@@ -11,7 +11,8 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from dynamo._core.context import Context
-from dynamo._core.errors import Cancelled, DeadlineExceeded, StreamIncomplete
+from dynamo._core.errors import Cancelled, DeadlineExceeded, ProtocolError, StreamIncomplete
+from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX
 
 #: What an item weighs besides its bytes, so that empty items are not free.
 ITEM_OVERHEAD_BYTES = 16
@@ -36,6 +37,8 @@ class ItemStream(ABC):
         "_loop",
         "_next",
         "_timer",
+        "_unread_bytes",
+        "_unread_bytes_max",
         "_waiter",
     )
 
@@ -44,6 +47,9 @@ class ItemStream(ABC):
         self._items: list[bytes] = []
         self._next = 0  # position in _items of the next item to hand out
         self._count = 0  # items received
+        self._unread_bytes = 0  # received and not yet handed out
+        # The window may be overrun by the item that fills it, and by no more.
+        self._unread_bytes_max = window_bytes + MESSAGE_BYTES_MAX + ITEM_OVERHEAD_BYTES
         self._consumed_bytes = 0  # handed out and not yet credited
         self._credit_step_bytes = window_bytes // 2
         self._ended = False
@@ -82,6 +88,10 @@ class ItemStream(ABC):
             self._end(StreamIncomplete(f"item {index} arrived where item {self._count} was due"), abandoned=True)
             return
         self._count += len(items)
+        self._unread_bytes += weight(items)
+        if self._unread_bytes > self._unread_bytes_max:
+            self._end(ProtocolError("the peer sent more than the window of the stream"), abandoned=True)
+            return
         if self._next == len(self._items):
             self._items, self._next = items, 0
         else:
@@ -128,7 +138,7 @@ class ItemStream(ABC):
             await self._wait()
         items = self._items[self._next :] if self._next else self._items
         self._items, self._next = [], 0
-        self._consume(weight(items))
+        self._consume(self._unread_bytes)
         return items
 
     async def aclose(self) -> None:
@@ -139,8 +149,10 @@ class ItemStream(ABC):
         """What `aclose` does, for callers that cannot wait."""
         self._end(None, abandoned=True)
         self._items, self._next, self._error = [], 0, None
+        self._unread_bytes = 0
 
     def _consume(self, size_bytes: int) -> None:
+        self._unread_bytes -= size_bytes
         self._consumed_bytes += size_bytes
         if self._consumed_bytes >= self._credit_step_bytes and not self._ended:
             consumed, self._consumed_bytes = self._consumed_bytes, 0

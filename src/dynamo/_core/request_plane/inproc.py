@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 
 from dynamo._core.context import Context
-from dynamo._core.errors import CannotConnect, EngineShutdown, InvalidArgument, from_wire, to_wire
-from dynamo._core.request_plane._responder import Responder
+from dynamo._core.errors import CannotConnect, DynamoError, Overloaded, from_wire, to_wire
+from dynamo._core.request_plane._responder import Responder, end_all
 from dynamo._core.request_plane._stream import ItemStream
-from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, Address, Handler
+from dynamo._core.request_plane.base import STREAM_WINDOW_BYTES, STREAMS_MAX, Address, Handler, check_request
 
 
 class InprocPlane:
@@ -21,24 +21,26 @@ class InprocPlane:
     def __init__(self) -> None:
         self._listeners: dict[Address, InprocListener] = {}
         self._count = 0
+        self._closed = False
 
     async def listen(self, handler: Handler) -> InprocListener:
+        if self._closed:
+            raise DynamoError("this request plane is closed; open a new one")
         self._count += 1
         listener = InprocListener(self, f"inproc://{self._count}", handler)
         self._listeners[listener.address] = listener
         return listener
 
     async def call(self, to: Address, request: bytes, context: Context) -> ItemStream:
-        if len(request) > MESSAGE_BYTES_MAX:
-            raise InvalidArgument(f"a request of {len(request)} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
+        check_request(request, context.request_id, context.metadata)
         listener = self._listeners.get(to)
         if listener is None:
             raise CannotConnect(f"nothing listens at {to}", address=to)
         return listener.open(request, context)
 
     async def close(self) -> None:
-        for listener in list(self._listeners.values()):
-            await listener.close()
+        self._closed = True
+        await asyncio.gather(*(listener.close() for listener in list(self._listeners.values())))
 
     def forget(self, address: Address) -> None:
         """Take no more requests for `address`."""
@@ -60,6 +62,8 @@ class InprocListener:
 
     def open(self, request: bytes, context: Context) -> ItemStream:
         """Start a request and return the reading end of its responses."""
+        if len(self._running) >= STREAMS_MAX:
+            raise Overloaded(f"{STREAMS_MAX} requests to {self._address} are open already", address=self._address)
         inner = Context(context.request_id, dict(context.metadata), deadline=context.deadline)
         responder = _InprocResponder(inner, STREAM_WINDOW_BYTES)
         stream = responder.stream = _InprocStream(context, responder)
@@ -71,13 +75,7 @@ class InprocListener:
 
     async def close(self, drain_s: float = 0.0) -> None:
         self._plane.forget(self._address)
-        if self._running and drain_s > 0:
-            await asyncio.wait(list(self._running), timeout=drain_s)
-        left = dict(self._running)
-        for responder in left.values():
-            responder.end(EngineShutdown("the instance stopped before the request was done"))
-        if left:
-            await asyncio.wait(list(left))
+        await end_all(self._running, drain_s)
 
 
 class _InprocStream(ItemStream):

@@ -1,0 +1,245 @@
+"""The serving side: every kind of handler ends cleanly, and every ending of an endpoint leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import BaseModel
+
+from dynamo._core.context import Context
+from dynamo._core.discovery.base import Lease
+from dynamo._core.discovery.memory import MemoryDiscovery
+from dynamo._core.errors import Overloaded
+from dynamo._core.request_plane.inproc import InprocPlane
+from dynamo.runtime import (
+    DistributedRuntime,
+    DynamoError,
+    Endpoint,
+    HandlerError,
+    InvalidArgument,
+    dynamo_endpoint,
+)
+
+DEADLINE_S = 10.0
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[DistributedRuntime]:
+    async with DistributedRuntime(discovery="memory:", request_plane="inproc:") as runtime:
+        yield runtime
+
+
+async def one(request: object) -> AsyncIterator[int]:
+    yield 1
+
+
+async def collect(endpoint: Endpoint, request: object) -> list[object]:
+    client = await endpoint.client()
+    async with asyncio.timeout(DEADLINE_S):
+        return [item async for item in await client.generate(request, annotated=False)]
+
+
+async def test_a_plain_function_that_raises_stop_iteration_is_an_error(runtime: DistributedRuntime) -> None:
+    def first(request: list[int]) -> int:
+        return next(iter(request))
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(first)
+    assert await collect(endpoint, [7]) == [7]
+    with pytest.raises(HandlerError, match="StopIteration"):
+        await collect(endpoint, [])
+
+
+async def test_a_stream_that_a_handler_returns_is_closed_with_its_request(runtime: DistributedRuntime) -> None:
+    closed: list[str] = []
+
+    async def endless(name: str) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield name * 1000
+        finally:
+            closed.append(name)
+
+    async def returns(request: str) -> AsyncIterator[str]:
+        return endless(request)
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    served = await endpoint.serve(returns)
+    client = await endpoint.client()
+    stream = await client.generate("a")
+    await anext(stream)
+    await served.close(drain_s=0)
+    assert closed == ["a"]
+
+
+class Question(BaseModel):
+    text: str
+
+
+class Answer(BaseModel):
+    text: str
+
+
+async def test_a_validated_handler_may_take_a_context_and_is_closed_with_its_request(
+    runtime: DistributedRuntime,
+) -> None:
+    closed = asyncio.Event()
+
+    @dynamo_endpoint(Question, Answer)
+    async def answer(request: Question, context: Context) -> AsyncIterator[object]:
+        try:
+            while True:
+                yield {"text": f"{request.text} {context.request_id}"}
+        finally:
+            closed.set()
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    served = await endpoint.serve(answer)
+    client = await endpoint.client()
+    stream = await client.generate({"text": "hi"}, annotated=False, context=Context("7"))
+    assert await anext(stream) == {"text": "hi 7"}
+    await served.close(drain_s=0)
+    assert closed.is_set()
+
+
+@pytest.mark.parametrize("request_", [{"text": 1}, 5, "[" * 100_000, "not json", None])
+async def test_a_validated_handler_refuses_what_is_no_request(runtime: DistributedRuntime, request_: object) -> None:
+    @dynamo_endpoint(Question, Answer)
+    async def answer(request: Question) -> AsyncIterator[object]:
+        yield {"text": request.text}
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(answer)
+    with pytest.raises(InvalidArgument, match="Invalid request"):
+        await collect(endpoint, request_)
+
+
+async def test_an_endpoint_is_served_once(runtime: DistributedRuntime) -> None:
+    endpoint = runtime.endpoint("ns.comp.ep")
+    first = await endpoint.serve(one)
+    with pytest.raises(InvalidArgument, match="serves ns/comp/ep already"):
+        await endpoint.serve(one)
+    assert await collect(endpoint, None) == [1]
+    await asyncio.gather(first.close(), first.close(drain_s=0))
+    await first.close()
+    await endpoint.serve(one)
+    assert await collect(endpoint, None) == [1]
+
+
+async def test_a_cancelled_serve_endpoint_leaves_discovery(runtime: DistributedRuntime) -> None:
+    endpoint = runtime.endpoint("ns.comp.ep")
+    serving = asyncio.ensure_future(endpoint.serve_endpoint(one))
+    client = await endpoint.client()
+    await client.wait_for_instances(timeout_s=DEADLINE_S)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert await runtime.discovery.get_prefix(endpoint.id.instances_prefix) == {}
+
+
+class Troubled(MemoryDiscovery):
+    """A discovery that registers, and then fails or never says so; and cannot delete for a while."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self.error = error
+        self.deletes_to_fail = 0
+        self.registered = asyncio.Event()
+
+    async def create(self, key: str, value: bytes, lease: Lease | None = None) -> bool:
+        created = await super().create(key, value, lease)
+        self.registered.set()
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+        return created
+
+    async def delete(self, key: str) -> None:
+        if self.deletes_to_fail:
+            self.deletes_to_fail -= 1
+            raise Overloaded("discovery is busy")
+        await super().delete(key)
+
+
+async def test_an_endpoint_whose_registration_is_cancelled_is_not_registered() -> None:
+    discovery = Troubled(None)
+    async with DistributedRuntime(discovery=discovery, request_plane="inproc:") as runtime:
+        endpoint = runtime.endpoint("ns.comp.ep")
+        serving = asyncio.ensure_future(endpoint.serve(one))
+        await discovery.registered.wait()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert await discovery.get_prefix("") == {}
+
+
+async def test_an_endpoint_whose_registration_fails_is_not_registered() -> None:
+    discovery = Troubled(Overloaded("no room"))
+    async with DistributedRuntime(discovery=discovery, request_plane="inproc:") as runtime:
+        with pytest.raises(Overloaded, match="no room"):
+            await runtime.endpoint("ns.comp.ep").serve(one)
+        assert await discovery.get_prefix("") == {}
+
+
+class Forgetful(MemoryDiscovery):
+    """A discovery that fails at the first deletion."""
+
+    failed = False
+
+    async def delete(self, key: str) -> None:
+        if not self.failed:
+            self.failed = True
+            raise Overloaded("discovery is busy")
+        await super().delete(key)
+
+
+async def test_a_runtime_closes_everything_whatever_fails() -> None:
+    discovery, plane = Forgetful(), InprocPlane()
+    cleaned_up: list[str] = []
+
+    async def slow(request: str) -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned_up.append(request)
+
+    tasks = asyncio.all_tasks()
+    runtime = DistributedRuntime(discovery=discovery, request_plane=plane)
+    async with DistributedRuntime(discovery=discovery, request_plane=plane) as caller:
+        with pytest.raises(Overloaded, match="busy"):
+            async with runtime:
+                for name in ("a", "b"):
+                    endpoint = runtime.endpoint(f"ns.comp.{name}")
+                    await endpoint.serve(slow, drain_s=0.0)
+                    client = await endpoint.client()
+                    stream = await (await caller.endpoint(f"ns.comp.{name}").client()).generate(name)
+                    await anext(stream)
+        assert sorted(cleaned_up) == ["a", "b"]
+        assert await discovery.get_prefix("") == {}  # the lease has ended
+        with pytest.raises(DynamoError):
+            await client.wait_for_change()
+    await runtime.close()
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_a_runtime_may_be_closed_twice_and_at_the_same_time() -> None:
+    runtime = DistributedRuntime(discovery="memory:", request_plane="tcp:")
+    async with runtime:
+        await runtime.endpoint("ns.comp.ep").serve(one)
+        await runtime.endpoint("ns.comp.ep").client()
+        await asyncio.gather(runtime.close(), runtime.close())
+    await runtime.close()
+
+
+async def test_a_runtime_that_cannot_join_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("shared")
+    directory.chmod(0o777)
+    tasks = asyncio.all_tasks()
+    with pytest.raises(DynamoError, match="others may write"):
+        async with DistributedRuntime(discovery=f"file://{directory}", request_plane="tcp:"):
+            pass
+    assert asyncio.all_tasks() == tasks
