@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo._core.errors import InvalidArgument
-from dynamo.frontend._json import DEPTH_MAX, loads
+from dynamo.frontend._json import DEPTH_MAX, VALUES_MAX, loads
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,10 @@ from dynamo.frontend._json import DEPTH_MAX, loads
         (b"[NaN]", "NaN is not"),
         (b"[-Infinity]", "-Infinity is not"),
         (b"[1e999]", "too large"),
-        (b"[" + b"9" * 100_000 + b"]", "not JSON"),
+        (b"[" + b"9" * 100_000 + b"]", "an integer has too many digits"),
+        (b"[" + b"{}," * VALUES_MAX + b"{}]", "more than 2097152 values"),
+        (b"[" + b"," * (VALUES_MAX + 1) + b'"' + b'\\"' * VALUES_MAX, "more than 2097152 values"),
+        (b'["\\"", ' + b"1," * VALUES_MAX + b"1]", "more than 2097152 values"),
         (b'{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
         (b"[" * 100_000 + b"]" * 100_000, "nested"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested"),
@@ -46,6 +49,8 @@ def test_what_is_not_plain_json_is_refused_in_words(body: bytes, words: str) -> 
         b'"\\ud83d\\ude42"',
         b"[" * DEPTH_MAX + b"]" * DEPTH_MAX,
         b"[[]," * 50 + b"0" + b"]" * 50,
+        b'["' + b'{[,\\",\\\\' * VALUES_MAX + b'"]',
+        b"[" + b"1," * (VALUES_MAX // 2) + b"1]",
     ],
 )
 def test_what_is_plain_json_is_read(body: bytes) -> None:

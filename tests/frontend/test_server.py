@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -186,6 +187,42 @@ async def test_a_head_that_is_wrong_or_too_large_is_refused(data: bytes, status:
 async def test_a_head_that_does_not_arrive_is_given_up() -> None:
     assert (await exchange(b"GET /live HTTP/1.1\r\nx: ", Impatient)).startswith(b"HTTP/1.1 408 ")
     assert await exchange(b"", Impatient) == b""
+
+
+async def test_what_is_no_request_behind_one_that_is_answered_cuts_the_answer_and_adds_nothing_to_it() -> None:
+    app = create_app(FakeModels(FakePipeline(endless)))
+    async with serving(app) as server, connected(server) as (reader, writer):
+        writer.write(request({"stream": True}))
+        received = await reader.readuntil(CHUNK)
+        writer.write(b"this is no HTTP\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                received += data
+        assert received.count(b"HTTP/1.1") == 1
+        assert not received.endswith(b"0\r\n\r\n")
+
+
+async def test_a_next_request_that_comes_slowly_leaves_the_answer_before_it_alone() -> None:
+    late = asyncio.Event()
+
+    class Noticing(Impatient):
+        def _head_is_late(self) -> None:
+            super()._head_is_late()
+            late.set()
+
+    async def answers(_: OpenAIRequest, __: Context) -> AsyncIterator[list[bytes]]:
+        yield [CHUNK]
+        await late.wait()
+        yield [CHUNK]
+
+    app = create_app(FakeModels(FakePipeline(answers)))
+    async with serving(app, Noticing) as server, connected(server) as (reader, writer):
+        writer.write(request({"stream": True}))
+        await reader.readuntil(CHUNK)
+        writer.write(b"POST /v1/chat")
+        answer, refusal = (await reader.read()).split(b"HTTP/1.1", 1)
+        assert b"[DONE]" in answer
+        assert refusal.startswith(b" 408")
 
 
 async def test_requests_that_are_sent_ahead_are_answered_in_order() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import msgspec
 import pytest
 from tests.llm.scene import DEADLINE_S, MODEL, ScriptedEngine, World, load_tokenizer, never, says_text, until
 
-from dynamo._core.address import EndpointId
+from dynamo._core.address import INSTANCES, EndpointId
 from dynamo._core.context import Context
+from dynamo._core.discovery.base import Change
+from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, NotFound, WorkerUnavailable
 from dynamo.llm import ModelType
 from dynamo.llm._model_card import ModelCard
@@ -132,6 +134,22 @@ async def test_a_model_that_could_not_be_loaded_is_tried_again_with_the_next_car
         await until(lambda: isinstance(refusal(models), WorkerUnavailable))
         async with world.worker(ScriptedEngine(never), tiny_model):
             await until(lambda: models.names() == [MODEL])
+
+
+async def test_a_model_whose_workers_cannot_be_followed_is_said_to_be_broken(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class HalfBlind(MemoryDiscovery):
+        def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
+            if prefix.startswith(INSTANCES):
+                raise DynamoError("discovery does not show instances")
+            return super().watch(prefix)
+
+    world = World()
+    world.discovery = HalfBlind()
+    async with following(world) as models, world.worker(ScriptedEngine(never), tiny_model):
+        await until(lambda: isinstance(refusal(models), WorkerUnavailable))
+    assert "the model 'tiny' cannot be served: discovery does not show instances" in caplog.text
 
 
 async def test_only_the_models_of_the_namespace_are_seen(tiny_model: Path) -> None:

@@ -186,3 +186,60 @@ json_values = st.recursive(
 def test_whatever_stands_in_a_field_is_taken_or_refused_in_words(name: str, value: JsonValue) -> None:
     with contextlib.suppress(InvalidArgument):
         refuse_unserved(parse(ChatRequest, CHAT | {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "user"}, "'messages[0]': a message of the role 'user' needs 'content'"),
+        ({"role": "user", "content": None}, "'messages[0]': a message of the role 'user' needs 'content'"),
+        ({"role": "tool", "content": None}, "'messages[0]': a message of the role 'tool' needs 'content'"),
+        ({"role": "assistant"}, "'messages[0]': a message of the role 'assistant' needs 'content'"),
+        ({"role": "user", "content": []}, "'messages[0].content': List should have at least 1 item"),
+        ({"role": "user", "content": 1}, "'messages[0].content': Input should be a text or a list of parts"),
+        ({"role": "user", "content": ["x"]}, "'messages[0].content[0]': Input should be an object"),
+        ({"role": "assistant", "tool_calls": "x"}, "'messages[0].tool_calls': Input should be a list"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "'messages[0].tool_calls[0].function.name': Field"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 1}}]},
+            "'messages[0].tool_calls[0].function.arguments': Input should be a text or an object",
+        ),
+    ],
+)
+def test_a_message_that_would_be_missing_from_the_prompt_is_refused(message: JsonValue, words: str) -> None:
+    assert str(refusal(ChatRequest, CHAT | {"messages": [message]})).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": ""},
+        {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"tool_calls": [{"id": "1", "type": "custom", "custom": {"name": "f", "input": ""}}]},
+        {"refusal": "no"},
+    ],
+)
+def test_an_assistant_may_say_nothing_if_it_does_something(fields: dict[str, JsonValue]) -> None:
+    message: JsonValue = {"role": "assistant", **fields}
+    assert parse(ChatRequest, CHAT | {"messages": [message]}).body()["messages"] == [message]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("stop", 1, "'stop': Input should be a text or a list of texts"),
+        ("stop", ["x"] * 17, "'stop': List should have at most 16 items"),
+        ("prompt", None, "'prompt': Input should be a text, a list of texts, a list of token ids"),
+        ("prompt", [], "'prompt': List should have at least 1 item"),
+        ("prompt", ["x"] * 129, "'prompt': List should have at most 128 items"),
+        ("prompt", ["x", 1], "'prompt[1]': Input should be a valid string"),
+        ("prompt", [1, "x"], "'prompt[1]': Input should be a valid integer"),
+        ("prompt", [[1], [-1]], "'prompt[1][0]': Input should be greater than or equal to 0"),
+        ("best_of", True, "'best_of' is not served yet: leave it out, or send 1"),
+        ("echo", 0, "'echo' is not served yet: leave it out, or send false"),
+    ],
+)
+def test_a_refusal_is_about_what_was_sent_and_says_what_would_be_right(
+    field: str, value: JsonValue, words: str
+) -> None:
+    assert str(refusal(CompletionRequest, COMPLETION | {field: value})).startswith(words)

@@ -217,7 +217,7 @@ async def test_an_item_that_is_no_engine_output_is_a_protocol_error(tiny_model: 
     async def script(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         yield cast(EngineOutput, {"token_ids": "many"})
 
-    with pytest.raises(ProtocolError, match="no engine output"):
+    with pytest.raises(ProtocolError, match="cannot be read"):
         await answer(script, tiny_model, chat(stream=True))
 
 
@@ -333,6 +333,18 @@ async def test_logprobs_name_the_tokens(tiny_model: Path, tokenizer: Tokenizer) 
     tokens = [one for chunk in chunks for one in chunk["choices"][0]["logprobs"]["content"]]
     assert "".join(one["token"] for one in tokens) == "Hi there"
     assert [one["logprob"] for one in tokens] == [-0.5 * position for position in range(len(tokens))]
+
+
+async def test_what_comes_together_with_a_stop_string_and_after_it_does_not_count(
+    tiny_model: Path, tokenizer: Tokenizer
+) -> None:
+    token_ids = tokenizer.encode_now("one two three", add_special_tokens=False)
+    stop = tokenizer.decode(token_ids[1:2])
+    together = says(EngineOutput(token_ids=token_ids, log_probs=[-1.0] * len(token_ids), finish_reason="stop"))
+    async with pipeline_to(ScriptedEngine(together), tiny_model) as pipeline:
+        whole = await completed(pipeline, completion(stop=[stop], logprobs=0))
+    assert whole["usage"]["completion_tokens"] == 2
+    assert len(whole["choices"][0]["logprobs"]["tokens"]) == 2
 
 
 async def test_tokens_that_arrive_together_leave_together(tiny_model: Path, tokenizer: Tokenizer) -> None:

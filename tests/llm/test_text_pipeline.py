@@ -12,7 +12,7 @@ import pytest
 from tests.llm.scene import BOTH, MODEL, World
 
 from dynamo._core.context import Context
-from dynamo._core.errors import DynamoError, ProtocolError, StreamIncomplete
+from dynamo._core.errors import DynamoError, HandlerError, ProtocolError, StreamIncomplete
 from dynamo.llm import ModelInput, register_llm
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest, parse
 from dynamo.llm._text_pipeline import accumulated
@@ -109,7 +109,12 @@ async def test_completions_add_up_too(tiny_model: Path) -> None:
         ([{"choices": 5}], ProtocolError, "not a list of objects"),
         ([{"choices": [5]}], ProtocolError, "not a list of objects"),
         ([{"choices": [{"index": "x"}]}], ProtocolError, "index"),
-        (["text"], ProtocolError, "no OpenAI chunk"),
+        ([{"choices": [{"index": 0, "delta": "x", "finish_reason": "stop"}]}], ProtocolError, "delta of choice 0"),
+        ([{"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}], ProtocolError, "delta of choice 0"),
+        ([{"choices": [{"index": 0, "finish_reason": 5}]}], ProtocolError, "no text: 5"),
+        ([{"error": {"message": "out of memory"}}], HandlerError, "out of memory"),
+        ([delta(content="x"), {"error": "out of memory"}], HandlerError, "out of memory"),
+        (["text"], ProtocolError, "cannot be read"),
     ],
 )
 async def test_a_worker_that_breaks_its_word_is_an_error(

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo._core.errors import InvalidArgument
+from dynamo.llm import SamplingOptions
 from dynamo.transformers._sampling import Sampler, Turn, Warp, choose
 
 warps = st.builds(
@@ -99,3 +101,15 @@ def test_a_row_of_no_numbers_has_no_choice_and_does_not_harm_the_others(bad: flo
     assert first is None
     assert second is not None
     assert second.token_id == 2
+
+
+def test_a_negative_seed_is_not_the_positive_one() -> None:
+    first = [Sampler.from_options(SamplingOptions(seed=seed), SamplingOptions(), 0, None) for seed in (5, -5, -5)]
+    numbers = [sampler.rng.random() for sampler in first]
+    assert numbers[0] != numbers[1] == numbers[2]
+
+
+def test_a_value_out_of_range_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="min_p=2") as caught:
+        Sampler.from_options(SamplingOptions(min_p=2), SamplingOptions(), 0, None)
+    assert caught.value.details["param"] == "min_p"

@@ -7,11 +7,10 @@ from contextlib import aclosing
 
 from dynamo._core.context import Context
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
-from dynamo.llm import EngineOutput, ModelInput, ModelType, register_llm, unregister_llm
+from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import ModelCard
-from dynamo.llm._worker import read_request
-from dynamo.runtime import Endpoint
+from dynamo.llm._served_model import ServedModel
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 
 
@@ -37,39 +36,30 @@ class EchoWorker:
         self.token_delay_s = token_delay_s
         self.max_num_seqs = max_num_seqs
         self.context_length = context_length
-        self._engine: EchoEngine | None = None
+        self._model: ServedModel | None = None
 
     @async_on_start
     async def start_engine(self) -> None:
         """Make the engine, and tell the frontends about the model."""
         path = await fetch_llm(self.model_path, ignore_weights=True)
         card = ModelCard.from_local_path(path, context_length=self.context_length)
-        self._engine = EchoEngine(
+        engine = EchoEngine(
             delay_s=self.token_delay_s, max_num_seqs=self.max_num_seqs, max_context_length=card.context_length
         )
-        await register_llm(
-            ModelInput.Tokens,
-            ModelType.Chat | ModelType.Completions,
-            self._endpoint(),
-            str(path),
-            self.model_name or default_model_name(self.model_path),
-            context_length=card.context_length,
-        )
+        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
+        name = self.model_name or default_model_name(self.model_path)
+        self._model = await ServedModel.start(engine, endpoint, path, name)
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:
         """Token ids in, token ids out."""
-        assert self._engine is not None
-        async with aclosing(self._engine.generate(read_request(request), context)) as outputs:
+        assert self._model is not None
+        async with aclosing(self._model.generate(request, context)) as outputs:
             async for output in outputs:
                 yield output
 
     @async_on_shutdown
     async def close_engine(self) -> None:
         """Take the model back, and end the engine."""
-        if self._engine is not None:
-            await unregister_llm(self._endpoint())
-            await self._engine.close()
-
-    def _endpoint(self) -> Endpoint:
-        return next(endpoint for endpoint in dynamo_context["endpoints"] if endpoint.id.endpoint == "generate")
+        if self._model is not None:
+            await self._model.close()

@@ -1,8 +1,8 @@
 """Reading JSON from strangers.
 
 What passes is JSON and nothing more: UTF-8, no NaN, no doubled keys, no half of a surrogate pair, no
-number too long to print, no nesting that could exhaust the stack. Whatever else arrives raises
-`InvalidArgument`, never anything else.
+number too long to print, no nesting that could exhaust the stack, and no flood of tiny values that would hold
+the event loop for seconds and fill the memory. Whatever else arrives raises `InvalidArgument`, never anything else.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from pydantic import JsonValue
 from dynamo._core.errors import InvalidArgument
 
 DEPTH_MAX = 64
+VALUES_MAX = 1 << 21
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def loads(body: bytes) -> JsonValue:
     """Return the value that `body` spells."""
+    if len(body) > VALUES_MAX and _count_values(body) > VALUES_MAX:
+        raise InvalidArgument(f"the body has more than {VALUES_MAX} values: send less in one request")
     try:
         value: JsonValue = _decoder.decode(body.decode("utf-8"))
         if _SURROGATE.search(body):
@@ -33,7 +37,9 @@ def loads(body: bytes) -> JsonValue:
     except RecursionError:
         raise InvalidArgument(_TOO_DEEP) from None
     except ValueError as error:
-        raise InvalidArgument(f"the body is not JSON: {str(error)[:200]}") from None
+        # Python gives up on long integers with advice that is not for the client.
+        reason = "an integer has too many digits" if "int_max_str_digits" in str(error) else str(error)[:200]
+        raise InvalidArgument(f"the body is not JSON: {reason}") from None
     if body.count(b"[") + body.count(b"{") > DEPTH_MAX:
         _check_depth(value)
     return value
@@ -52,6 +58,16 @@ def _no_doubled_keys(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]
 
 def _no_constant(name: str) -> JsonValue:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _count_values(body: bytes) -> int:
+    """How many values there are, or more: each but the first follows a comma or an opening bracket."""
+    count = _count_marks(body)
+    return _count_marks(_STRING.sub(b"", body)) if count > VALUES_MAX else count
+
+
+def _count_marks(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _finite(text: str) -> float:

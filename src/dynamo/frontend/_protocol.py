@@ -128,7 +128,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._head_bytes:
+        if self._is_answering():
+            self._start_head_timer()  # nobody waits for the next request before this one is answered
+        elif self._head_bytes:
             self._refuse(408, "request_timeout", f"the head did not arrive within {self.head_timeout_s:g} s")
         else:
             self.transport.close()
@@ -142,8 +144,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self._discarded_bytes > DISCARDED_BYTES_MAX:
             self.transport.abort()
 
+    def _is_answering(self) -> bool:
+        """Whether a request before the one that arrives now is not answered to its end."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return cycle.response_started or not cycle.more_body or bool(self.pipeline)
+
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer a request that has no head yet, and close once the client has, or after a while."""
+        """Answer a request that cannot be read, and close once the client has, or after a while."""
+        if self._is_answering():
+            # A second answer would land in the middle of the first.
+            self.transport.abort()
+            return
         body = msgspec.json.encode(
             {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
         )

@@ -73,6 +73,8 @@ class HttpServer:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                # What a client gets wrong is answered, not logged.
+                log_level="error",
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

@@ -40,31 +40,41 @@ class Delta(msgspec.Struct):
 class Choice:
     """One answer to one prompt."""
 
-    __slots__ = ("_detokenizer", "_finished", "_tokenizer", "_unshown", "cut", "index", "num_tokens", "request")
+    __slots__ = ("_detokenizer", "_finished", "_num_sent", "_tokenizer", "_unshown", "cut", "index", "request")
 
     def __init__(self, index: int, request: PreprocessedRequest, tokenizer: Tokenizer) -> None:
         self.index = index
         self.request = request
-        #: How many tokens the worker has generated, those that are not shown included.
-        self.num_tokens = 0
         #: Whether the answer is complete and the worker does not know it, as after a stop string.
         self.cut = False
         self._finished = False
+        self._num_sent = 0
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer.for_request(tokenizer, request)
         self._unshown = {*request.eos_token_ids, *request.stop_conditions.stop_token_ids}
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the answer has, those that are not shown included.
+
+        What a worker generated past a stop string does not count: how much that is, is chance.
+        """
+        return self._detokenizer.num_tokens
 
     def push(self, output: EngineOutput) -> Delta | None:
         """Return what this output adds; None if that is nothing yet."""
         if self._finished:
             raise ProtocolError("the worker sent more after its finish reason")
         request, token_ids = self.request, output.token_ids
-        self.num_tokens += len(token_ids)
+        self._num_sent += len(token_ids)
         max_tokens = request.stop_conditions.max_tokens
-        if max_tokens is not None and self.num_tokens > max_tokens:
-            raise ProtocolError(f"the worker sent {self.num_tokens} tokens; at most {max_tokens} were asked for")
+        if max_tokens is not None and self._num_sent > max_tokens:
+            raise ProtocolError(f"the worker sent {self._num_sent} tokens; at most {max_tokens} were asked for")
+        before = self._detokenizer.num_tokens
         text = self._detokenizer.push(token_ids) if token_ids else ""
-        logprobs = self._logprobs(output) if request.output_options.logprobs is not None else None
+        logprobs = (
+            self._logprobs(output, self.num_tokens - before) if request.output_options.logprobs is not None else None
+        )
         stopped = self._detokenizer.stopped
         if output.finish_reason is None and not stopped:
             return Delta(self.index, text, None, logprobs) if text or logprobs else None
@@ -83,7 +93,8 @@ class Choice:
                 num_tokens=self.num_tokens,
             )
 
-    def _logprobs(self, output: EngineOutput) -> list[TokenLogprob]:
+    def _logprobs(self, output: EngineOutput, count: int) -> list[TokenLogprob]:
+        """Those of the first `count` tokens: after a stop string there may be more."""
         values = output.log_probs
         if values is None:
             if not output.token_ids:
@@ -96,7 +107,7 @@ class Choice:
         decode = self._tokenizer.decode
         return [
             TokenLogprob(decode([token_id], skip_special_tokens=False), value if value >= LOGPROB_MIN else LOGPROB_MIN)
-            for token_id, value in zip(output.token_ids, values, strict=True)
+            for token_id, value in zip(output.token_ids[:count], values, strict=False)
             if token_id not in self._unshown
         ]
 

@@ -222,14 +222,16 @@ class ModelManager:
         """Build a model's pipeline, beside everything else."""
         name = model.card.display_name
         at = model.endpoint
-        client = await self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint).client()
-        model.workers = Workers(name, client, model.instance_ids)
+        endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
+            model.workers = Workers(name, await endpoint.client(), model.instance_ids)
             model.pipeline = await _pipeline_for(model.card, model.workers)
+            await model.workers.client.wait_for_instances()
         except Exception as error:
             # Whatever a model's files can cause concerns this model only.
-            model.fault = error
-            await client.close()
+            model.fault, model.pipeline = error, None
+            if model.workers is not None:
+                await model.workers.client.close()
             # Every worker of a broken model brings the same fault: it is said once.
             if self._faults_said.get(name) != str(error):
                 self._faults_said[name] = str(error)
@@ -237,7 +239,6 @@ class ModelManager:
                 logger.error("the model %r cannot be served: %s", name, error, exc_info=unexpected)
             return
         self._faults_said.pop(name, None)
-        await client.wait_for_instances()
         logger.info("the model %r is ready", name)
         self._ready.set()
 

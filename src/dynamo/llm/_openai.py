@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag, ValidationError, model_validator
 
 from dynamo._core.errors import InvalidArgument
+from dynamo.llm._chat_messages import LIST, TEXT, ChatMessage, one_of, text_or_list
 from dynamo.llm._limits import (
     CHOICES_MAX,
     LOGPROBS_MAX,
@@ -24,47 +26,31 @@ from dynamo.llm._limits import (
     STOP_STRINGS_MAX,
 )
 
-PARTS_MAX = 1024
 MODEL_CHARS_MAX = 256
 TOKENS_MAX = 2**31 - 1
 PROMPT_TOKENS_MAX = 1 << 20
 TOKEN_ID_MAX = 2**32 - 1
 SEED_MAX = 2**63 - 1
 TOP_K_MAX = 2**31 - 1
+REPETITION_PENALTY_MIN = 1e-3
 REPETITION_PENALTY_MAX = 10.0
 USER_CHARS_MAX = 1024
 ERRORS_NAMED_MAX = 8
+
+# Forms of a prompt besides a text and a list of texts.
+TOKENS = "<token ids>"
+TOKEN_LISTS = "<lists of token ids>"
 
 StopString = Annotated[str, Field(min_length=1, max_length=STOP_STRING_CHARS_MAX)]
 TokenId = Annotated[int, Field(ge=0, le=TOKEN_ID_MAX)]
 # A list that is wrong throughout is one error, not one per item.
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=PROMPT_TOKENS_MAX, fail_fast=True)]
 Prompt = str | TokenIds
+Stop = Annotated[
+    Annotated[StopString, Tag(TEXT)] | Annotated[list[StopString], Field(max_length=STOP_STRINGS_MAX), Tag(LIST)],
+    one_of(text_or_list, "a text or a list of texts"),
+]
 UserText = Annotated[str, Field(max_length=USER_CHARS_MAX)]
-
-
-class TextPart(BaseModel):
-    """One part of a message's content. Parts of other types reach models that take text bodies."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    type: Annotated[str, Field(max_length=64)]
-    text: str | None = None
-
-    @model_validator(mode="after")
-    def _text_has_text(self) -> TextPart:
-        if self.type == "text" and self.text is None:
-            raise ValueError("a part of type 'text' needs a 'text'")
-        return self
-
-
-class ChatMessage(BaseModel):
-    """One turn of the conversation. Further fields are the chat template's business."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[TextPart], Field(max_length=PARTS_MAX, fail_fast=True)] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -91,7 +77,7 @@ class OpenAIRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=CHOICES_MAX)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS_MAX)] | None = None
+    stop: Stop | None = None
     seed: Annotated[int, Field(ge=-SEED_MAX, le=SEED_MAX)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -108,7 +94,7 @@ class OpenAIRequest(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=TOKENS_MAX)] | None = None
     ignore_eos: bool | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=REPETITION_PENALTY_MAX)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=REPETITION_PENALTY_MIN, le=REPETITION_PENALTY_MAX)] | None = None
     skip_special_tokens: bool | None = None
 
     guided_json: JsonValue = None
@@ -134,6 +120,11 @@ class OpenAIRequest(BaseModel):
     def budget(self) -> int | None:
         """The most tokens that the answer may have; None leaves it to the context length."""
         return self.max_tokens
+
+    @property
+    def budget_name(self) -> str:
+        """The field that says the budget."""
+        return "max_tokens"
 
     @property
     def stops(self) -> list[str]:
@@ -232,8 +223,25 @@ class ChatRequest(OpenAIRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def budget_name(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
     def logprobs_count(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _prompt_form(prompt: object) -> str | None:
+    match prompt:
+        case str():
+            return TEXT
+        case [int(), *_]:
+            return TOKENS
+        case [list(), *_]:
+            return TOKEN_LISTS
+        case [] | [str(), *_]:
+            return LIST
+    return None
 
 
 class CompletionRequest(OpenAIRequest):
@@ -246,11 +254,13 @@ class CompletionRequest(OpenAIRequest):
     }
     PROMPT: ClassVar[str] = "prompt"
 
-    prompt: (
-        Prompt
-        | Annotated[list[str], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True)]
-    )
+    prompt: Annotated[
+        Annotated[str, Tag(TEXT)]
+        | Annotated[TokenIds, Tag(TOKENS)]
+        | Annotated[list[str], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True), Tag(LIST)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=PROMPTS_MAX, fail_fast=True), Tag(TOKEN_LISTS)],
+        one_of(_prompt_form, "a text, a list of texts, a list of token ids, or a list of such lists"),
+    ]
     logprobs: Annotated[int, Field(ge=0, le=LOGPROBS_MAX)] | None = None
 
     best_of: JsonValue = None
@@ -293,38 +303,37 @@ def refuse_unserved(request: OpenAIRequest) -> None:
     """Raise unless every field that was sent is one that token engines serve."""
     for name in request.model_fields_set & request.UNSERVED.keys():
         value = getattr(request, name)
-        if value is not None and value not in request.UNSERVED[name]:
+        if value is not None and not any(_same(value, nothing) for nothing in request.UNSERVED[name]):
             raise InvalidArgument(f"'{name}' is not served yet: leave it out{_or(request.UNSERVED[name])}", param=name)
     if request.logprobs_count:
         name = "top_logprobs" if isinstance(request, ChatRequest) else "logprobs"
         raise InvalidArgument(f"'{name}' above 0 is not served yet: engines report the chosen token only", param=name)
 
 
+def _same(value: JsonValue, other: JsonValue) -> bool:
+    """Whether they are the same JSON: in Python `True` is 1."""
+    return type(value) is type(other) and value == other
+
+
 def _or(values: Iterable[JsonValue]) -> str:
-    return "".join(f", or send {value!r}" for value in values)
+    return "".join(f", or send {msgspec.json.encode(value).decode()}" for value in values)
+
+
+#: Where pydantic names what it calls things in Python: what it is in JSON.
+_WORDS = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+}
 
 
 def _explained(error: ValidationError) -> InvalidArgument:
     """Turn pydantic's first error into a sentence with the field's path."""
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    # Of a union's errors, the one of the alternative that got furthest says most.
-    first = max(errors, key=lambda one: len(_path(one["loc"])))
-    message = first["msg"].removeprefix("Value error, ")
-    path = _path(first["loc"])
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    path = tuple(part for part in first["loc"] if isinstance(part, int) or part.isidentifier())
     if not path:
         named = message.split("'")
         return InvalidArgument(message, **({"param": named[1]} if len(named) > 2 else {}))
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     return InvalidArgument(f"'{text}': {message}", param=text)
-
-
-def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Drop the names that pydantic gives to the alternatives of a union."""
-    return tuple(part for part in location if isinstance(part, int) or _is_field(part))
-
-
-_UNION_NAMES = {"str", "int", "float", "bool", "none", "list"}
-
-
-def _is_field(part: str) -> bool:
-    return part.isidentifier() and part not in _UNION_NAMES

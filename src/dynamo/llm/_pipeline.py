@@ -13,7 +13,7 @@ from contextlib import aclosing
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import InvalidArgument, ProtocolError
+from dynamo._core.errors import InvalidArgument
 from dynamo.llm._choice import Choice, Delta
 from dynamo.llm._chunks import ChatChunks, Chunks, CompletionChunks
 from dynamo.llm._limits import CHOICES_MAX
@@ -29,7 +29,6 @@ from dynamo.llm._messages import (
 from dynamo.llm._openai import SEED_MAX, ChatRequest, CompletionRequest, OpenAIRequest, refuse_unserved
 from dynamo.llm._preprocess import Preprocessor, RequestOptions
 from dynamo.llm._workers import Workers
-from dynamo.runtime import ResponseStream
 
 #: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
 #: reads slowly must not get it all at once.
@@ -75,7 +74,7 @@ class TokenPipeline:
             assert isinstance(request, CompletionRequest)
             return [await self._preprocessor.completion(prompt, options) for prompt in request.prompts]
         except InvalidArgument as error:
-            about = "max_tokens" if "max_tokens" in error.details else request.PROMPT
+            about = request.budget_name if "max_tokens" in error.details else request.PROMPT
             raise InvalidArgument(error.message, **{"param": about, **error.details}) from error
 
     def _choices(self, request: OpenAIRequest, prompts: list[PreprocessedRequest]) -> list[Choice]:
@@ -95,7 +94,7 @@ class TokenPipeline:
     async def _answer(self, choice: Choice, context: Context) -> AsyncGenerator[list[Delta], None]:
         """Send, and yield what comes back, until the answer is complete."""
         async with await self._workers.send(choice.request, context, EngineOutput) as stream:
-            while outputs := await _batch(stream):
+            while outputs := await stream.batch():
                 deltas: list[Delta] = []
                 for output in outputs:
                     if (delta := choice.push(output)) is not None:
@@ -110,13 +109,6 @@ class TokenPipeline:
                 if choice.cut:
                     return
             choice.end()
-
-
-async def _batch(stream: ResponseStream[EngineOutput]) -> list[EngineOutput]:
-    try:
-        return await stream.batch()
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"the worker sent what is no engine output: {error}") from error
 
 
 def _options(request: OpenAIRequest) -> RequestOptions:

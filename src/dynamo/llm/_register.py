@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from dynamo._core.errors import InvalidArgument
 from dynamo.llm._engine import Engine
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT, ModelCard, ModelInput, ModelType
@@ -26,8 +27,9 @@ async def register_llm(
     """Put the card of a model into discovery: every frontend then serves it through `endpoint`.
 
     `model_path` is a local model directory and `model_name` what requests call the model (the folder's
-    name if not given). The card lives as long as this process. Raises `NotFound` or `ConfigError`, with
-    the file's name, if the directory is not a model that can be served.
+    name if not given). The card lives as long as this process; registering the model again replaces it.
+    Raises `NotFound` or `ConfigError`, with the file's name, if the directory is not a model that can be
+    served, and `InvalidArgument` if this process serves another model at the endpoint.
     """
     card = await asyncio.to_thread(
         ModelCard.from_local_path,
@@ -42,7 +44,15 @@ async def register_llm(
         custom_template_path=custom_template_path,
     )
     runtime = endpoint.runtime
-    await runtime.discovery.put(endpoint.id.model_card_key(runtime.lease.id), card.to_json(), runtime.lease)
+    key = endpoint.id.model_card_key(runtime.lease.id)
+    before = (await runtime.discovery.get_prefix(key)).get(key)
+    if before is not None and (other := ModelCard.from_json(before).display_name) != card.display_name:
+        raise InvalidArgument(
+            f"this process serves the model {other!r} at {endpoint.id}: serve {card.display_name!r} at another "
+            "endpoint, or unregister the other one first",
+            model=card.display_name,
+        )
+    await runtime.discovery.put(key, card.to_json(), runtime.lease)
     return card
 
 

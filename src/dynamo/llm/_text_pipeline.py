@@ -14,11 +14,10 @@ from typing import cast
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import ProtocolError, StreamIncomplete
+from dynamo._core.errors import HandlerError, ProtocolError, StreamIncomplete
 from dynamo.llm._limits import CHOICES_MAX
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._workers import Workers
-from dynamo.runtime import ResponseStream
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Object = dict[str, Json]
@@ -39,7 +38,7 @@ class TextPipeline:
         envelope = _envelope(request, context, "chat.completion.chunk")
         finished = _Finished()
         async with await self._workers.send(body, context, dict) as stream:
-            while chunks := await _batch(stream):
+            while chunks := await stream.batch():
                 for chunk in chunks:
                     finished.check(chunk)
                 yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
@@ -51,7 +50,7 @@ class TextPipeline:
         finished = _Finished()
         whole: list[Object] = []
         async with await self._workers.send(body, context, dict) as stream:
-            while chunks := await _batch(stream):
+            while chunks := await stream.batch():
                 for chunk in chunks:
                     finished.check(chunk)
                 whole.extend(chunks)
@@ -66,19 +65,32 @@ class _Finished:
         self._ended: dict[int, bool] = {}
 
     def check(self, chunk: Object) -> None:
-        """Take a chunk. Raises `ProtocolError` for what follows a choice's finish reason."""
+        """Take a chunk. Raises the error that it reports, and `ProtocolError` if it is none that can be passed on."""
+        if chunk.get("error") is not None:
+            raise _reported(chunk["error"])
         for choice in choices_of(chunk):
             index = choice.get("index", 0)
             if not isinstance(index, int) or not 0 <= index < CHOICES_MAX:
                 raise ProtocolError(f"the worker sent a choice with the index {index!r}")
             if self._ended.get(index):
                 raise ProtocolError(f"the worker sent more of choice {index} after its finish reason")
-            self._ended[index] = choice.get("finish_reason") is not None
+            if not isinstance(choice.get("delta", {}), dict):
+                raise ProtocolError(f"the worker sent a delta of choice {index} that is no object")
+            reason = choice.get("finish_reason")
+            if not isinstance(reason, str | None):
+                raise ProtocolError(f"the worker sent a finish reason of choice {index} that is no text: {reason!r}")
+            self._ended[index] = reason is not None
 
     def check_end(self) -> None:
         """Raise `StreamIncomplete` unless there was an answer and all of it ended with a reason."""
         if not self._ended or not all(self._ended.values()):
             raise StreamIncomplete("the worker's stream ended without a finish reason")
+
+
+def _reported(error: Json) -> HandlerError:
+    """Return the error that a worker sent as a chunk, in the form of the OpenAI API or of its own."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return HandlerError(str(message), type_name="the worker's error")
 
 
 def choices_of(chunk: Object) -> list[Object]:
@@ -153,10 +165,3 @@ def _envelope(request: OpenAIRequest, context: Context, chat_object: str) -> Obj
         "created": int(time.time()),
         "model": request.model,
     }
-
-
-async def _batch(stream: ResponseStream[Object]) -> list[Object]:
-    try:
-        return await stream.batch()
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"the worker sent what is no OpenAI chunk: {error}") from error

@@ -99,7 +99,8 @@ class Sampler:
                 top_p=_checked("top_p", _first(options.top_p, defaults.top_p, 1.0), 0, 1),
                 min_p=_checked("min_p", _first(options.min_p, defaults.min_p, 0.0), 0, 1),
             ),
-            rng=random.Random(seed if options.seed is None else options.seed),
+            # As an unsigned number: to `Random`, a negative seed is the positive one.
+            rng=random.Random((seed if options.seed is None else options.seed) % 2**64),
             repetition_penalty=_checked(
                 "repetition_penalty", _first(options.repetition_penalty, defaults.repetition_penalty, 1.0), 1e-3, 1e3
             ),
@@ -195,5 +196,5 @@ def _first(*values: T | None) -> T:
 
 def _checked(name: str, value: float, low: float, high: float) -> float:
     if not low <= value <= high:
-        raise InvalidArgument(f"{name}={value} is out of range: use {low} to {high}", parameter=name)
+        raise InvalidArgument(f"{name}={value} is out of range: use {low} to {high}", param=name)
     return float(value)
