@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dynamo.runtime import DynamoError
 from dynamo.sdk._config import merged_config, parse_override, parse_value
-from dynamo.sdk._runner import constructor_arguments
+from dynamo.sdk._constructor import check_arguments, constructor_arguments, misspelt, parameter_names
 from dynamo.sdk._sections import Json, Section, deep_merge
 from dynamo.sdk.lib.config import ServiceConfig
 
@@ -64,6 +64,9 @@ def test_a_later_override_wins() -> None:
     assert merged_config(None, {}, ["A.x=1", "A.x=2"])["A"] == {"x": 2}
 
 
+BOMB = "".join(f"  x{n + 1}: &x{n + 1} [{', '.join([f'*x{n}'] * 10)}]\n" for n in range(9))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -75,6 +78,18 @@ def test_a_later_override_wins() -> None:
         ("A:\n  x: 1\n  ServiceArgs:\n    worker: 2\n", "config.yaml:3: A.ServiceArgs: unknown key 'worker'"),
         ("A:\n  ServiceArgs:\n    workers: many\n", "config.yaml:2: A.ServiceArgs: workers: Input should be"),
         ("A:\n  ServiceArgs: 5\n", "config.yaml:2: A.ServiceArgs must be a mapping"),
+        ("A:\n  common-configs: x\n", "config.yaml: A.common-configs must be a list of keys of Common"),
+        ("A:\n  x:\n    - off: 1\n", "config.yaml:3: the key 'off' is read as bool; write it in quotes"),
+        ("A:\n  ? [a]\n  : 1\n", "config.yaml:2: the key here is read as seq; write it in quotes"),
+        ("A:\n  x: 2020-01-01\n", "config.yaml:2: this is read as a timestamp; write it in quotes"),
+        ("A:\n  x: !!binary aGk=\n", "config.yaml:2: this is read as a binary; write it in quotes"),
+        ("A:\n  x: !!python/name:os.system\n", "config.yaml:2: this is read as a python/name:os.system"),
+        ("A:\n  x: \0\n", "config.yaml: this is not YAML: unacceptable character"),
+        (f"A:\n  x: {'9' * 5000}\n", "config.yaml: this is not YAML: Exceeds the limit"),
+        (f"A:\n  x: {'[' * 80}{']' * 80}\n", "config.yaml:2: nested deeper than 64 levels"),
+        (f"A:\n  x: {'[' * 3000}{']' * 3000}\n", "config.yaml: nested deeper than 64 levels"),
+        ("A: &a\n  x: *a\n", "nested deeper than 64 levels"),
+        (f"A:\n  x0: &x0 [1]\n{BOMB}", "an alias refers to itself, or to too much"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -107,12 +122,30 @@ def test_wrong_service_args_of_the_command_line_are_named() -> None:
         merged_config(None, {}, ["A.ServiceArgs.workers=abc"])
 
 
+@pytest.mark.parametrize(
+    "envs", ['{"A=B": "1"}', '{"": "1"}', '{"A": "a\\u0000"}', '{"DYNAMO_SERVICE_CONFIG": "{}"}', "[1]", '{"A": [1]}']
+)
+def test_variables_that_no_process_can_have_are_named(envs: str) -> None:
+    with pytest.raises(DynamoError, match=r"command line: A\.ServiceArgs: envs"):
+        merged_config(None, {}, [f"A.ServiceArgs.envs={envs}"])
+
+
+@pytest.mark.parametrize("override", ["A.x=" + "[" * 990 + "]" * 990, "A." + "x." * 100 + "x=1"])
+def test_an_override_that_is_too_deep_is_an_error(override: str) -> None:
+    with pytest.raises(DynamoError, match="nested deeper than 64 levels"):
+        merged_config(None, {}, [override])
+
+
+def test_a_number_too_long_for_python_stays_text() -> None:
+    assert parse_value("9" * 5000) == "9" * 5000
+
+
 def test_a_configuration_that_is_too_large_is_an_error() -> None:
     with pytest.raises(DynamoError, match="the configuration is too large: 131"):
         merged_config(None, {}, [f"A.x={'y' * (128 << 10)}"])
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"A": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"A": 1}', "[" * 100_000])
 def test_an_environment_that_is_no_configuration_is_an_error(text: str) -> None:
     with pytest.raises(DynamoError, match="DYNAMO_SERVICE_CONFIG"):
         ServiceConfig.from_json(text)
@@ -200,3 +233,23 @@ def test_keys_that_are_parameters_of_the_constructor_are_passed() -> None:
     assert constructor_arguments(Model, section) == {"model_name": "b", "temperature": 0.5}
     assert constructor_arguments(Open, section) == {"model_name": "b", "temperature": 0.5, "cache_size": 1}
     assert constructor_arguments(Plain, section) == {}
+
+
+class Dictionary(dict[str, str]): ...
+
+
+def test_keys_that_look_like_a_parameter_are_found() -> None:
+    names = parameter_names(Model)
+    assert names == ["model_name", "temperature"]
+    section: Section = {"tempereture": 1, "model-name": "b", "cache_size": 1, "ServiceArgs": {}}
+    assert misspelt(section, names) == [("tempereture", "temperature")]
+    assert parameter_names(Open) == parameter_names(Plain) == parameter_names(Dictionary) == []
+
+
+def test_a_parameter_without_a_value_is_named() -> None:
+    class Needy:
+        def __init__(self, model: str, *rest: str, size: int = 1, **more: str) -> None: ...
+
+    check_arguments("Needy", Needy, {"model": "m"})
+    with pytest.raises(DynamoError, match=r"Needy cannot be built without 'model': set it with --Needy\.model=VALUE"):
+        check_arguments("Needy", Needy, {})

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 from tests.sdk.services import Request, Worker
 from tests.sdk.world import World
 
+from dynamo._core.errors import ConfigError
 from dynamo.runtime import DynamoError, HandlerError
+from dynamo.sdk import dynamo_endpoint, service, service_of
+from dynamo.sdk._graph import check
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,46 @@ async def test_an_exception_arrives_after_the_items_before_it(world: World) -> N
             items.append(item)
     assert items == [0, 1, 2]
     assert str(raised.value) == "LookupError: no more numbers"
+
+
+def test_an_endpoint_is_a_plain_method() -> None:
+    class Under:
+        @staticmethod
+        @dynamo_endpoint
+        async def call(request: object) -> None: ...
+
+    class Above:
+        @dynamo_endpoint
+        @staticmethod
+        async def call(request: object) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Under\.call: an endpoint is a plain method, not a staticmethod"):
+        service(Under)
+    with pytest.raises(TypeError, match=r"Above\.call: an endpoint is a plain method, not a staticmethod"):
+        service(Above)
+
+
+async def without_self() -> None: ...
+
+
+async def malformed(self: object, request: "1 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
+
+
+async def missing(self: object, request: pytest.nothing) -> None: ...  # type: ignore[name-defined]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (without_self, "without_self cannot serve an endpoint: it must take (self, request)"),
+        (malformed, "is unknown at run time; define or import it at the top of the module (Forward reference"),
+        (missing, "is unknown at run time; define or import it at the top of the module (module 'pytest' has no"),
+    ],
+)
+def test_a_method_that_cannot_serve_says_why(function: Callable[..., object], message: str) -> None:
+    @service
+    class Odd:
+        call = dynamo_endpoint()(function)
+
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check([service_of(Odd)])

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi import Request as WebRequest
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 from tests.sdk.services import Request, Worker
 from tests.sdk.world import DEADLINE_S, World
@@ -29,6 +30,8 @@ class Answer(BaseModel):
 
 started = asyncio.Event()
 ended = asyncio.Event()
+waiting = asyncio.Event()
+cancelled = asyncio.Event()
 
 
 class WebEndpoints:
@@ -93,6 +96,36 @@ class WebEndpoints:
         raise LookupError("no second")
 
     @api
+    async def broken(self, request: Request) -> None:
+        raise LookupError("a secret")
+
+    @api
+    async def broken_at_once(self) -> AsyncIterator[str]:
+        if self.prepared:
+            raise LookupError("a secret")
+        yield ""
+
+    @api
+    async def unspeakable(self) -> AsyncIterator[object]:
+        yield float("nan")
+
+    @api
+    async def handled(self) -> None:
+        raise KeyError("of the application")
+
+    @api
+    async def waits(self, request: Request) -> None:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    @api
+    async def reads(self, request: WebRequest) -> str:
+        return (await request.body()).decode()
+
+    @api
     async def empty_stream(self) -> AsyncIterator[str]:
         words: list[str] = []
         for word in words:
@@ -120,6 +153,10 @@ class WebEndpoints:
 def make_web() -> type:
     """The service, with an application of its own that has a route already."""
     app = FastAPI(title="mine")
+
+    @app.exception_handler(KeyError)
+    async def answer(request: WebRequest, error: KeyError) -> PlainTextResponse:
+        return PlainTextResponse(str(error), status_code=418)
 
     @app.get("/own")
     async def own() -> str:
@@ -219,6 +256,37 @@ async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.As
         assert response.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             await response.aread()
+
+
+@pytest.mark.parametrize("path", ["/broken", "/broken_at_once"])
+async def test_an_error_of_the_service_tells_the_log_and_not_the_client(
+    web: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    response = await web.post(path, json={"text": "a"})
+    assert response.status_code == 500
+    assert response.json()["error"] == {"code": "handler_error", "message": "the service failed; its log says why"}
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith(f"POST {path} failed: LookupError: a secret (")
+
+
+async def test_an_item_that_json_cannot_say_has_a_status(web: httpx.AsyncClient) -> None:
+    assert (await web.post("/unspeakable")).status_code == 500
+
+
+async def test_the_application_answers_for_the_errors_that_it_knows(web: httpx.AsyncClient) -> None:
+    response = await web.post("/handled")
+    assert (response.status_code, response.text) == (418, "'of the application'")
+
+
+async def test_a_call_is_cancelled_when_the_client_leaves(web: httpx.AsyncClient) -> None:
+    call = asyncio.create_task(web.post("/waits", json={"text": "a"}))
+    await asyncio.wait_for(waiting.wait(), DEADLINE_S)
+    call.cancel()
+    await asyncio.wait_for(cancelled.wait(), DEADLINE_S)
+
+
+async def test_a_method_may_read_the_request_itself(web: httpx.AsyncClient) -> None:
+    assert (await web.post("/reads", content=b"body")).json() == "body"
 
 
 async def test_an_empty_stream_is_an_empty_answer(web: httpx.AsyncClient) -> None:

@@ -148,3 +148,24 @@ async def test_a_removed_edge_is_falsy_in_a_running_service(world: World) -> Non
     await world.run(Kept)
     await world.run(Branching)
     assert await world.call(Branching, "edges", "") == [[True, False]]
+
+
+class Static:
+    @staticmethod
+    @async_on_start
+    def under() -> None:
+        events.append("under")
+
+    @async_on_start
+    @staticmethod
+    def above() -> None:
+        events.append("above")
+
+
+async def test_a_hook_may_be_a_static_method(world: World) -> None:
+    @service
+    class WithStatic(Static): ...
+
+    events.clear()
+    await world.run(WithStatic)
+    assert events == ["under", "above"]

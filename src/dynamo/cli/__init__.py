@@ -1,5 +1,5 @@
 """The command line: `dynamo serve` and its kin."""
 
-from dynamo.cli._app import main
+from dynamo.cli._main import main
 
 __all__ = ["main"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -23,6 +22,8 @@ app.command("serve", cls=OverridableCommand)(serve)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # slow to import
+
         typer.echo(f"dynamo {version(DISTRIBUTION)}")
         raise typer.Exit
 
@@ -35,8 +36,3 @@ def dynamo(
     ] = False,
 ) -> None:
     """Serve inference graphs: plain Python classes that become processes."""
-
-
-def main() -> None:
-    """Run the command that the command line names."""
-    app()

@@ -15,8 +15,8 @@ from typer.core import TyperCommand
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
-from dynamo.sdk._loader import BadGraph
-from dynamo.sdk._plan import Plan, PublicAddress, make_plan
+from dynamo.sdk._outline import read_outline
+from dynamo.sdk._plan import Plan, WrongUsage, make_plan
 from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
 from dynamo.sdk._supervisor import FAILED, supervise
 from dynamo.sdk.lib.config import ServiceConfig
@@ -126,12 +126,16 @@ def serve(
     after a second Ctrl-C.
     """
     console = Console.standard()
+    folder = str(working_dir.resolve())
     config = _config(console, config_file, ctx.obj)
     try:
+        outline = asyncio.run(read_outline(graph, folder, console))
         plan = make_plan(
             graph,
-            str(working_dir.resolve()),
+            folder,
+            outline,
             config,
+            os.environ,
             host=host,
             port=port,
             insecure=insecure,
@@ -145,7 +149,7 @@ def serve(
         status = asyncio.run(supervise(plan, console))
     except ConfigError as error:
         console.error(error.message)
-        raise typer.Exit(USAGE if isinstance(error, BadGraph | PublicAddress) else FAILED) from None
+        raise typer.Exit(USAGE if isinstance(error, WrongUsage) else FAILED) from None
     raise typer.Exit(status)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import traceback
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import dynamo
 
 _OURS = tuple(os.path.abspath(path) + os.sep for path in dynamo.__path__)
-_LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python")
+_LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python", ".pyx")
 
 
 def blame(error: BaseException) -> str:
@@ -27,9 +28,11 @@ def blame(error: BaseException) -> str:
 
 
 def user_traceback(error: BaseException) -> str:
-    """Return the traceback without the frames of this package and of the import system."""
-    frames = traceback.StackSummary.from_list(list(_user_frames(error, libraries=True)))
-    return "".join(["Traceback (most recent call last):\n", *frames.format(), *traceback.format_exception_only(error)])
+    """Return the traceback from the first frame of the user's code on, without the frames of this package."""
+    first = next(_user_frames(error), None)
+    frames = list(itertools.dropwhile(lambda frame: frame != first, _user_frames(error, libraries=True)))
+    where = ["Traceback (most recent call last):\n", *traceback.StackSummary.from_list(frames).format()]
+    return "".join([*(where if frames else []), *traceback.format_exception_only(error)])
 
 
 def _user_frames(error: BaseException, libraries: bool = False) -> Iterator[traceback.FrameSummary]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 #: A longer line of a worker is printed in pieces.
 LINE_BYTES_MAX = 1 << 16
@@ -27,18 +27,18 @@ class Console:
 
     @classmethod
     def standard(cls) -> Console:
-        """The console of this process."""
-        return cls(sys.stdout.buffer, sys.stderr.buffer, os.environ)
+        """The console of this process. A stream that was closed before it began takes what is printed nowhere."""
+        return cls(_bytes_of(sys.stdout), _bytes_of(sys.stderr), os.environ)
 
     def say(self, text: str) -> None:
         """Print a line of our own."""
-        self._write(self.out, text.encode() + b"\n")
+        self._write(self.out, _encoded(text) + b"\n")
 
     def warn(self, text: str) -> None:
-        self._write(self.err, self._painted(self.err, "warning:", 33) + b" " + text.encode() + b"\n")
+        self._write(self.err, self._painted(self.err, "warning:", 33) + b" " + _encoded(text) + b"\n")
 
     def error(self, text: str) -> None:
-        self._write(self.err, self._painted(self.err, "error:", 31) + b" " + text.encode() + b"\n")
+        self._write(self.err, self._painted(self.err, "error:", 31) + b" " + _encoded(text) + b"\n")
 
     async def relay(self, reader: asyncio.StreamReader, label: str, stream: BinaryIO) -> None:
         """Print what a worker writes until it ends, each line after `[label]`."""
@@ -63,3 +63,12 @@ class Console:
         if self._may_colour and stream.isatty():
             return f"\x1b[{colour}m{text}\x1b[0m".encode()
         return text.encode()
+
+
+def _bytes_of(stream: TextIO | None) -> BinaryIO:
+    return open(os.devnull, "wb") if stream is None else stream.buffer
+
+
+def _encoded(text: str) -> bytes:
+    # An argument that is not UTF-8 comes as lone surrogates, which must not fail the message about it.
+    return text.encode(errors="backslashreplace")

@@ -105,7 +105,7 @@ def collect_endpoints(cls: type) -> dict[str, EndpointSpec]:
     by_attribute: dict[str, EndpointSpec] = {}
     for base in reversed(cls.__mro__):
         for attribute, function in vars(base).items():
-            mark = getattr(function, _MARK, None)
+            mark = _mark_of(function)
             if mark is None:
                 by_attribute.pop(attribute, None)  # overridden without a decorator: no endpoint any more
             else:
@@ -119,7 +119,14 @@ def collect_endpoints(cls: type) -> dict[str, EndpointSpec]:
     return endpoints
 
 
+def _mark_of(function: object) -> _Mark | None:
+    # On the function inside a staticmethod or classmethod, if that stands above our decorator.
+    return getattr(function, _MARK, None) or getattr(getattr(function, "__func__", None), _MARK, None)
+
+
 def _spec(cls: type, attribute: str, function: Callable[..., object], mark: _Mark) -> EndpointSpec:
+    if isinstance(function, staticmethod | classmethod):
+        raise TypeError(f"{cls.__name__}.{attribute}: an endpoint is a plain method, not a {type(function).__name__}")
     name = mark.name or attribute
     try:
         check_name("endpoint name", name)

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from graphlib import CycleError, TopologicalSorter
 
 from dynamo._core.errors import ConfigError
+from dynamo.sdk._constructor import parameter_names
 from dynamo.sdk._handler import argument_reader
 from dynamo.sdk._hooks import HookKind
 from dynamo.sdk._service import Service
+from dynamo.sdk._status import Outline, ServiceOutline
+
+
+def outline(entry: Service[object]) -> Outline:
+    """Check the graph behind a service and say what its parent must know. Raises `ConfigError` if it cannot work."""
+    services = reachable(entry)
+    check(services)
+    return Outline(
+        services=[_outline_of(service) for service in services],
+        callees_first=[[service.name for service in group] for group in callees_first(services)],
+        known=sorted({service.name for service in _possible(services)}),
+    )
+
+
+def _outline_of(service: Service[object]) -> ServiceOutline:
+    options = service.options
+    parameters = parameter_names(service.inner)
+    return ServiceOutline(service.name, options.workers, options.envs, service.has_http, parameters)
 
 
 def reachable(entry: Service[object]) -> list[Service[object]]:
@@ -15,6 +35,16 @@ def reachable(entry: Service[object]) -> list[Service[object]]:
     found = [entry]
     for service in found:
         found += [target for target in service.edges().values() if target not in found]
+    return found
+
+
+def _possible(services: list[Service[object]]) -> list[Service[object]]:
+    """Return the services, those that linking removed, and those beside them in their modules."""
+    found = list(services)
+    for service in found:
+        beside = [value for value in vars(sys.modules[service.inner.__module__]).values() if isinstance(value, Service)]
+        named = [dependency.on for dependency in service.dependencies.values()]
+        found += [other for other in dict.fromkeys([*named, *beside]) if other not in found]
     return found
 
 

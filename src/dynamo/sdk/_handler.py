@@ -55,9 +55,12 @@ def bind_handler(instance: object, spec: EndpointSpec) -> Handler:
 
 def argument_reader(spec: EndpointSpec) -> Callable[[object, Context], tuple[object, ...]]:
     """Return how a request becomes the arguments of an endpoint. Raises TypeError if it cannot."""
-    parameters = list(inspect.signature(spec.function).parameters.values())[1:]
-    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     name = spec.function.__qualname__
+    parameters = list(inspect.signature(spec.function).parameters.values())
+    if not parameters:
+        raise TypeError(f"{name} cannot serve an endpoint: it must take (self, request)")
+    parameters = parameters[1:]
+    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     if any(parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD) for parameter in required):
         raise TypeError(f"{name} cannot serve an endpoint: its parameters must be positional")
     if not parameters:
@@ -97,8 +100,8 @@ def _resolved(spec: EndpointSpec, parameter: inspect.Parameter) -> object:
     names = getattr(inspect.unwrap(spec.function), "__globals__", {})
     try:
         return get_type_hints(holder, globalns=names)[parameter.name]
-    except NameError as error:
+    except Exception as error:  # whatever the user's expression raises
         raise TypeError(
             f"{spec.function.__qualname__}: the type {parameter.annotation!r} of {parameter.name!r} is unknown at run "
-            "time; define or import it at the top of the module"
+            f"time; define or import it at the top of the module ({error})"
         ) from error

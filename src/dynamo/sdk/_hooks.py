@@ -46,11 +46,16 @@ def collect_hooks(cls: type, kind: HookKind) -> list[str]:
     names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
         for name, function in vars(base).items():
-            if getattr(function, _MARK, None) is kind:
+            if _mark_of(function) is kind:
                 names[name] = None
             elif name in names:
                 del names[name]  # overridden without a decorator: no hook any more
     return list(names)
+
+
+def _mark_of(function: object) -> object:
+    # On the function inside a staticmethod or classmethod, if that stands above our decorator.
+    return getattr(function, _MARK, None) or getattr(getattr(function, "__func__", None), _MARK, None)
 
 
 async def run_hook(instance: object, name: str) -> None:

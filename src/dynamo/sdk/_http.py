@@ -1,33 +1,22 @@
-"""The HTTP side of a service: its application, and the server that runs it beside the endpoints.
-
-Endpoints become routes whose parameters FastAPI binds from the signature of the method. What an async
-generator yields is streamed: text as it is, anything else as one line of JSON.
-"""
+"""The HTTP side of a service: its application, and the server that runs it beside the endpoints."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
-from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.runtime._http_status import status_of
 from dynamo.sdk._blame import blame
-from dynamo.sdk._context import request_context
-from dynamo.sdk._endpoints import EndpointSpec
+from dynamo.sdk._http_routes import add_route
 from dynamo.sdk._service import Service
 
 logger = logging.getLogger(__name__)
@@ -43,7 +32,7 @@ def build_app(service: Service[object], instance: object) -> FastAPI:
         app.add_exception_handler(DynamoError, _answer_error)
     for spec in service.endpoints.values():
         if spec.on_http:
-            _add_route(app, instance, spec)
+            add_route(app, instance, spec)
     return app
 
 
@@ -104,111 +93,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _add_route(app: FastAPI, instance: object, spec: EndpointSpec) -> None:
-    path = "/" + spec.name.lstrip("/")
-    method: Callable[..., object] = getattr(instance, spec.attribute)
-    if inspect.isasyncgenfunction(spec.function):
-        app.add_api_route(path, _streaming(method), methods=[spec.http_method], response_model=None)
-    else:
-        app.add_api_route(path, _in_context(method), methods=[spec.http_method])
-
-
-def _in_context(method: Callable[..., object]) -> Callable[..., object]:
-    """Give an async method a context of its own, so that the calls it makes share a request id."""
-    if not inspect.iscoroutinefunction(method):
-        return method
-
-    async def route(**arguments: object) -> object:
-        request_context.set(Context())
-        return await cast("Awaitable[object]", method(**arguments))
-
-    return _with_signature(route, method, inspect.signature(method, eval_str=True))
-
-
-def _streaming(method: Callable[..., object]) -> Callable[..., object]:
-    async def route(**arguments: object) -> Response:
-        context = Context()
-        request_context.set(context)
-        return _Items(cast("AsyncGenerator[object, None]", method(**arguments)), context)
-
-    signature = inspect.signature(method, eval_str=True).replace(return_annotation=Response)
-    return _with_signature(route, method, signature)
-
-
-def _with_signature(
-    route: Callable[..., object], method: Callable[..., object], signature: inspect.Signature
-) -> Callable[..., object]:
-    route.__name__ = getattr(method, "__name__", "route")
-    route.__doc__ = method.__doc__
-    route.__signature__ = signature  # type: ignore[attr-defined]
-    return route
-
-
-class _Items(Response):
-    """What a generator yields, as it is yielded. It ends early if the client leaves.
-
-    The status is sent with the first item, so an error before it still has a status of its own; after
-    it, the connection is broken, which is the only way left to say that something is missing.
-    """
-
-    def __init__(self, items: AsyncGenerator[object, None], context: Context) -> None:
-        super().__init__()
-        self._items = items
-        self._context = context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            leaving.cancel()
-            if not sending.done():
-                self._context.kill()
-                sending.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-
-    async def _send(self, send: Send) -> None:
-        started = False
-        try:
-            async with aclosing(self._items):
-                async for item in self._items:
-                    if not started:
-                        await send(_head(item))
-                        started = True
-                    await send({"type": "http.response.body", "body": _body(item), "more_body": True})
-            if not started:
-                await send(_head(""))
-        except Exception as error:
-            if not started:
-                raise
-            logger.error("a response was broken off: %s", blame(error))
-            return
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-
-
-def _head(item: object) -> dict[str, object]:
-    kind = b"text/plain; charset=utf-8" if isinstance(item, str | bytes) else b"application/x-ndjson"
-    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
-
-
-def _body(item: object) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, str):
-        return item.encode()
-    if isinstance(item, BaseModel):
-        return item.model_dump_json().encode() + b"\n"
-    return json.dumps(item, ensure_ascii=False).encode() + b"\n"
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -42,6 +42,10 @@ def load_service(import_string: str, working_dir: str) -> Service[object]:
 def _module_name(name: str, directory: str) -> str:
     """Turn the path of a file into the name of its module."""
     if os.sep not in name and not name.endswith((".py", ".yaml", ".yml")):
+        if name.startswith("."):
+            raise BadGraph(
+                f'Invalid import string "{name}": a module is named from "{directory}" on, without a dot first'
+            )
         return name
     stem, extension = os.path.splitext(name)
     if extension != ".py":

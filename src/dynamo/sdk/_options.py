@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dynamo._core.address import check_name
 from dynamo._core.errors import ConfigError, InvalidArgument
-from dynamo.sdk._sections import deep_merge
+from dynamo.sdk._sections import ENVIRONMENT_VARIABLE, deep_merge
 
 NAMESPACE_DEFAULT = "default"
 WORKERS_MAX = 1024
@@ -78,13 +78,23 @@ def _variables(value: object) -> object:
             entries[entry["name"]] = entry["value"]
         value = entries
     if isinstance(value, Mapping):
-        return {name: _variable(entry) for name, entry in value.items()}
+        return {_variable_name(name): _variable(entry) for name, entry in value.items()}
     return value
+
+
+def _variable_name(name: object) -> object:
+    if name == "" or (isinstance(name, str) and ("=" in name or "\0" in name)):
+        raise ValueError(f"{name!r} cannot be the name of an environment variable")
+    if name == ENVIRONMENT_VARIABLE:
+        raise ValueError(f"{ENVIRONMENT_VARIABLE} carries the configuration; write what it should say there")
+    return name
 
 
 def _variable(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("an environment variable cannot hold a zero byte")
     return str(value) if isinstance(value, int | float) else value
 
 

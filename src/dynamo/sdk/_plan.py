@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
 from dynamo.runtime._loopback import is_loopback
-from dynamo.sdk._graph import callees_first, check, reachable
-from dynamo.sdk._loader import BadGraph, load_service
+from dynamo.sdk._constructor import misspelt
 from dynamo.sdk._options import unknown_name
 from dynamo.sdk._sections import COMMON, ENVIRONMENT_VARIABLE, Section
-from dynamo.sdk._service import Service
+from dynamo.sdk._status import Outline, ServiceOutline
 from dynamo.sdk.lib.config import ServiceConfig
 
 HTTP_HOST = "127.0.0.1"
 HTTP_PORT = 8000
 
 
-class PublicAddress(ConfigError):
-    """Other machines could reach a service, and nobody has said that they may."""
+class WrongUsage(ConfigError):
+    """The command line asks for something that is not there, or not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +65,35 @@ class Plan:
 def make_plan(
     graph: str,
     working_dir: str,
+    outline: Outline,
     config: ServiceConfig,
+    environment: Mapping[str, str],
     *,
     host: str | None = None,
     port: int | None = None,
     insecure: bool = False,
     service_name: str | None = None,
 ) -> Plan:
-    """Import the graph and decide what runs. Raises `ConfigError` for whatever cannot work.
+    """Decide what runs. Raises `ConfigError` for whatever cannot work.
 
-    `config` must be in the environment of this process already: the graph reads it while it is imported.
     With `service_name` only that service of the graph runs. `host` and `port` are for the first service
     that serves HTTP. An address that other machines reach needs `insecure`, as nobody is asked for credentials.
     """
-    reached = reachable(load_service(graph, working_dir))
-    check(reached)
-    chosen = [service for service in reached if service_name in (None, service.name)]
+    names = [service.name for service in outline.services]
+    chosen = [service for service in outline.services if service_name in (None, service.name)]
     if not chosen:
-        raise BadGraph(f"Service {service_name} not found: {graph} has {', '.join(s.name for s in reached)}")
+        raise WrongUsage(f"Service {service_name} not found: {graph} has {', '.join(names)}")
+    _check_sections(config, outline)
+    _check_planes(environment)
     warnings = [
-        f"the configuration has a section {name!r}, but {unknown_name('service', name, [s.name for s in reached])}"
+        f"the configuration has a section {name!r}, but {graph} does not run it"
         for name in config
-        if name != COMMON and name not in {service.name for service in reached}
+        if name != COMMON and name not in names
+    ]
+    warnings += [
+        f"{service.name}.{key} is no parameter of {service.name}; is {meant!r} meant?"
+        for service in chosen
+        for key, meant in misspelt(config.get(service.name, {}), service.parameters)
     ]
     config = ServiceConfig(config)
     web = next((service for service in chosen if service.has_http), None)
@@ -99,14 +106,26 @@ def make_plan(
     _check_addresses(services)
     if not insecure:
         _check_reach(services)
-    groups = [[service.name for service in group if service in chosen] for group in callees_first(reached)]
+    running = {service.name for service in chosen}
+    groups = [[name for name in group if name in running] for group in outline.callees_first]
     return Plan(graph, working_dir, config, services, groups, warnings)
 
 
-def _planned(service: Service[object], section: Section) -> PlannedService:
-    options = service.options
+def _check_sections(config: ServiceConfig, outline: Outline) -> None:
+    for name in config:
+        if name != COMMON and name not in outline.known:
+            raise WrongUsage(f"the configuration has a section for an {unknown_name('service', name, outline.known)}")
+
+
+def _check_planes(environment: Mapping[str, str]) -> None:
+    for variable, scheme in (("DYN_DISCOVERY", "memory:"), ("DYN_REQUEST_PLANE", "inproc:")):
+        if environment.get(variable, "").startswith(scheme):
+            raise WrongUsage(f"{variable}={scheme} ends at the border of a process, and each worker is one: unset it")
+
+
+def _planned(service: ServiceOutline, section: Section) -> PlannedService:
     http = _http_address(service.name, section) if service.has_http else None
-    return PlannedService(service.name, options.workers, options.envs, http)
+    return PlannedService(service.name, service.workers, service.envs, http)
 
 
 def _http_address(name: str, section: Section) -> HttpAddress:
@@ -133,7 +152,7 @@ def _check_addresses(services: list[PlannedService]) -> None:
 def _check_reach(services: list[PlannedService]) -> None:
     for service in services:
         if service.http is not None and not is_loopback(service.http.host):
-            raise PublicAddress(
+            raise WrongUsage(
                 f"{service.name} would listen on {service.http.url}, which other machines reach, and nobody is asked "
                 f"for credentials: add --insecure if the network around it is trusted, or leave the host at {HTTP_HOST}"
             )

@@ -20,15 +20,16 @@ from dynamo.sdk._status import LINE_BYTES_MAX, Failed, Ready, Report, Starting, 
 
 #: How long the output of a worker that has ended may still come: a process that it left behind can hold it open.
 OUTPUT_GRACE_S = 1.0
+#: How often a start that takes long says what it waits for.
+PROGRESS_S = 10.0
 
 
 class WorkerProcess:
     """Starts one worker, prints its output, and knows what it reported last."""
 
-    def __init__(self, service_name: str, worker_id: int, console: Console, on_change: Callable[[], None]) -> None:
-        self.service_name = service_name
-        self.label = f"{service_name}:{worker_id}"
-        self._worker_id = worker_id
+    def __init__(self, label: str, arguments: list[str], console: Console, on_change: Callable[[], None]) -> None:
+        self.label = label
+        self._arguments = arguments  # of `dynamo.sdk._worker`
         self._console = console
         self._on_change = on_change  # called when the worker reports something, and when it has ended
         # The mutable state: what it said last, and how far its process is.
@@ -38,7 +39,7 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._wanted_end: signal.Signals | None = None
 
-    async def run(self, graph: str, working_dir: str, environment: dict[str, str], http: socket.socket | None) -> None:
+    async def run(self, working_dir: str, environment: dict[str, str], http: socket.socket | None = None) -> None:
         """Run the worker to its end. What it leaves behind in its process group is killed."""
         ours, theirs = socket.socketpair()
         fds = [theirs.fileno(), *([] if http is None else [http.fileno()])]
@@ -52,7 +53,7 @@ class WorkerProcess:
             err = await stack.enter_async_context(_pipe())
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *self._command(graph, fds),
+                    *self._command(fds),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=out.write_end,
                     stderr=err.write_end,
@@ -75,7 +76,7 @@ class WorkerProcess:
         self._send_wanted_end()
 
     def kill(self) -> None:
-        """End the worker and everything that it has started, at once."""
+        """End the worker and what it has started, at once; not what has left its process group on purpose."""
         self._wanted_end = signal.SIGKILL
         self._send_wanted_end()
 
@@ -92,10 +93,9 @@ class WorkerProcess:
             return f"it was killed by {signal.Signals(-self.exit_status).name}"
         return f"its process ended with status {self.exit_status}"
 
-    def _command(self, graph: str, fds: list[int]) -> list[str]:
+    def _command(self, fds: list[int]) -> list[str]:
         # -P: a file of the user's must not stand in for a module that we import.
-        command = [sys.executable, "-P", "-u", "-m", "dynamo.sdk._worker", graph]
-        command += ["--service-name", self.service_name, "--worker-id", str(self._worker_id)]
+        command = [sys.executable, "-P", "-u", "-m", "dynamo.sdk._worker", *self._arguments]
         for option, fd in zip(("--status-fd", "--http-fd"), fds, strict=False):
             command += [option, str(fd)]
         return command

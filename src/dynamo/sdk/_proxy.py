@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from dynamo._core.context import Context
 from dynamo.runtime import Client, DistributedRuntime, ResponseStream
 from dynamo.sdk._context import request_context
+from dynamo.sdk._status import START_TIMEOUT_S
 
 if TYPE_CHECKING:
     from dynamo.runtime._codec import JsonValue
     from dynamo.sdk._service import Service
-
-#: How long a service that starts waits for the services that it depends on.
-START_TIMEOUT_S = 1800.0
 
 
 class ServiceProxy:

@@ -8,7 +8,6 @@ hooks are done. The end is the reverse: nothing new is taken, what runs drains, 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from dynamo.runtime import DistributedRuntime, ServedEndpoint
 from dynamo.sdk._blame import blame
+from dynamo.sdk._constructor import check_arguments, constructor_arguments
 from dynamo.sdk._context import clear_context, dynamo_context
 from dynamo.sdk._handler import bind_handler
 from dynamo.sdk._hooks import HookKind, run_hook
 from dynamo.sdk._proxy import ServiceProxy
-from dynamo.sdk._sections import COMMON_CONFIGS, SERVICE_ARGS, Section
 from dynamo.sdk._service import Service
 from dynamo.sdk.lib.config import ServiceConfig
 
@@ -65,7 +64,9 @@ class ServiceRunner:
         self._fill_context()
         self._report(f"building {self._service.name}")
         section = ServiceConfig.get_instance().get(self._service.name, {})
-        self._instance = self._service(**constructor_arguments(self._service.inner, section))
+        arguments = constructor_arguments(self._service.inner, section)
+        check_arguments(self._service.name, self._service.inner, arguments)
+        self._instance = self._service(**arguments)
         for name in self._service.hooks(HookKind.START):
             self._report(f"running the startup hook {name}")
             await run_hook(self._instance, name)
@@ -136,21 +137,3 @@ class ServiceRunner:
 
             self._http = HttpServer(build_app(self._service, instance), self._http_socket, self._runtime.shutdown)
             await self._http.start()
-
-
-def constructor_arguments(inner: type, section: Section) -> dict[str, object]:
-    """Return the values of a section that are parameters of the constructor, by their names there.
-
-    A dash in a key is an underscore in a parameter. A constructor with `**kwargs` takes every key.
-    """
-    if inner.__init__ is object.__init__:  # type: ignore[misc]
-        return {}
-    parameters = inspect.signature(inner).parameters.values()
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    arguments: dict[str, object] = {}
-    for key, value in section.items():
-        name = key.replace("-", "_")
-        if key != SERVICE_ARGS and not key.endswith(COMMON_CONFIGS) and (takes_all or name in names):
-            arguments[name] = value
-    return arguments

@@ -16,9 +16,11 @@ import threading
 
 import msgspec
 
+#: How long a worker may take until it can be called, waiting for others included.
+START_TIMEOUT_S = 1800.0
 #: How long a worker that lost its parent may take to end by itself.
 ORPHAN_GRACE_S = 5.0
-LINE_BYTES_MAX = 1 << 16
+LINE_BYTES_MAX = 1 << 20
 REASON_CHARS_MAX = 4096
 
 _PR_SET_PDEATHSIG = 1
@@ -35,12 +37,35 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """The worker gives up; `reason` is one line."""
+    """The worker gives up; `reason` is one line. `is_usage` says that the command line is wrong, not the graph."""
 
     reason: str
+    is_usage: bool = False
 
 
-Report = Starting | Ready | Failed
+class ServiceOutline(msgspec.Struct, frozen=True):
+    """What the parent must know of one service to run it."""
+
+    name: str
+    workers: int
+    envs: dict[str, str]
+    has_http: bool
+    #: Of the constructor, as far as a configuration fills them.
+    parameters: list[str]
+
+
+class Outline(msgspec.Struct, tag="outline", frozen=True):
+    """What the parent must know of a graph to run it."""
+
+    #: Everything that runs, the entry first.
+    services: list[ServiceOutline]
+    #: Names of services; each group depends only on groups before it.
+    callees_first: list[list[str]]
+    #: The services that run and those that could: a configuration may have a section for each.
+    known: list[str]
+
+
+Report = Starting | Ready | Failed | Outline
 
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
@@ -61,9 +86,9 @@ class StatusPipe:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(msgspec.json.encode(report) + b"\n")
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, *, is_usage: bool = False) -> None:
         """Tell the parent why the worker gives up, in one line."""
-        self.send(Failed(" ".join(reason.split())[:REASON_CHARS_MAX]))
+        self.send(Failed(" ".join(reason.split())[:REASON_CHARS_MAX], is_usage))
 
     def watch_parent(self) -> None:
         """End this process when the parent is gone: by SIGTERM, and if that is not enough by SIGKILL.

@@ -16,16 +16,13 @@ from collections.abc import Iterable
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._console import Console
 from dynamo.sdk._plan import HttpAddress, Plan, PlannedService
-from dynamo.sdk._process import WorkerProcess
-from dynamo.sdk._proxy import START_TIMEOUT_S
-from dynamo.sdk._status import Failed, Starting
+from dynamo.sdk._process import PROGRESS_S, WorkerProcess
+from dynamo.sdk._status import START_TIMEOUT_S, Failed, Starting
 
 #: How long an orderly end may take, for all workers together, before they are killed.
 STOP_TIMEOUT_S = 30.0
 #: How long the kernel may take to end a killed process.
 KILL_TIMEOUT_S = 5.0
-#: How often a start that takes long says what it waits for.
-PROGRESS_S = 10.0
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -72,15 +69,21 @@ class Supervisor:
         self._console = console
         self._sockets = sockets
         self._changed = asyncio.Event()  # a worker or a signal has something to say
-        self._workers = [
-            WorkerProcess(service.name, worker_id, console, self._on_change)
+        self._workers_of = {
+            service.name: [self._worker(service, number) for number in range(1, service.workers + 1)]
             for service in plan.services
-            for worker_id in range(1, service.workers + 1)
-        ]
-        # The mutable state: the tasks that run the workers, and how often a signal asked for the end.
+        }
+        self._workers = [worker for workers in self._workers_of.values() for worker in workers]
+        # The mutable state: the tasks that run the workers, how often a signal asked for the end, and why
+        # something ended, so that what makes several workers end is told once.
         self._running: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._ending = False
         self._forced = False
+        self._told: set[str] = set()
+
+    def _worker(self, service: PlannedService, number: int) -> WorkerProcess:
+        arguments = [self._plan.graph, "--service-name", service.name, "--worker-id", str(number)]
+        return WorkerProcess(f"{service.name}:{number}", arguments, self._console, self._on_change)
 
     def on_signal(self) -> None:
         """The first signal asks for an orderly end, the second ends everything at once."""
@@ -116,13 +119,11 @@ class Supervisor:
     # Start.
 
     def _start(self) -> None:
-        environments = {
-            service.name: {**os.environ, **service.envs, **self._plan.environment} for service in self._plan.services
-        }
-        for worker in self._workers:
-            http = self._sockets.get(worker.service_name)
-            run = worker.run(self._plan.graph, self._plan.working_dir, environments[worker.service_name], http)
-            self._running[worker] = asyncio.create_task(run, name=worker.label)
+        for service in self._plan.services:
+            environment = {**os.environ, **service.envs, **self._plan.environment}
+            for worker in self._workers_of[service.name]:
+                run = worker.run(self._plan.working_dir, environment, self._sockets.get(service.name))
+                self._running[worker] = asyncio.create_task(run, name=worker.label)
 
     async def _become_ready(self) -> bool:
         """Wait until all workers are ready; False if a signal came first. Raises `ConfigError` if one fails."""
@@ -131,6 +132,7 @@ class Supervisor:
             for worker in self._workers:
                 if worker.ended.is_set() or isinstance(worker.report, Failed):
                     await self._until_ended([worker], deadline)  # so that all it prints stands before our line
+                    self._told.add(worker.how_it_ended)
                     raise ConfigError(f"{worker.label} failed to start: {worker.how_it_ended}")
             if all(worker.is_ready for worker in self._workers):
                 return True
@@ -164,19 +166,18 @@ class Supervisor:
         """Wait for a signal. Raises `ConfigError` when a service has no worker left."""
         gone: set[WorkerProcess] = set()
         while not self._ending:
-            for worker in self._workers:
-                if worker.ended.is_set() and worker not in gone:
-                    gone.add(worker)
-                    self._report_crash(worker)
+            for name, workers in self._workers_of.items():
+                for worker in workers:
+                    if worker.ended.is_set() and worker not in gone:
+                        gone.add(worker)
+                        self._report_crash(name, worker)
             await self._wait_for_change()
 
-    def _report_crash(self, worker: WorkerProcess) -> None:
-        peers = [peer for peer in self._workers if peer.service_name == worker.service_name]
+    def _report_crash(self, name: str, worker: WorkerProcess) -> None:
+        peers = self._workers_of[name]
         left = [peer for peer in peers if not peer.ended.is_set()]
         if not left:
-            raise ConfigError(
-                f"{worker.label} is gone and {worker.service_name} has no worker left: {worker.how_it_ended}"
-            )
+            raise ConfigError(f"{worker.label} is gone and {name} has no worker left: {worker.how_it_ended}")
         self._console.error(f"{worker.label} is gone, {len(left)} of {len(peers)} workers left: {worker.how_it_ended}")
 
     async def _wait_for_change(self, timeout_s: float | None = None) -> bool:
@@ -195,7 +196,7 @@ class Supervisor:
         deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
         well = True
         for group in reversed(self._plan.callees_first):
-            running = [w for w in self._workers if w.service_name in group and not w.ended.is_set()]
+            running = [worker for name in group for worker in self._workers_of[name] if not worker.ended.is_set()]
             for worker in running:
                 worker.terminate()
             await self._until_ended(running, deadline)
@@ -215,12 +216,14 @@ class Supervisor:
 
     def _ended_well(self, worker: WorkerProcess) -> bool:
         if not worker.ended.is_set():
-            self._console.error(f"{worker.label} does not end; killing it")
+            if not self._forced:
+                self._console.error(f"{worker.label} does not end; killing it")
             return False
-        if worker.exit_status not in (0, -signal.SIGTERM):
+        if worker.exit_status in (0, -signal.SIGTERM):
+            return True
+        if worker.how_it_ended not in self._told:
             self._console.error(f"{worker.label} did not end well: {worker.how_it_ended}")
-            return False
-        return True
+        return False
 
     async def _kill_the_rest(self) -> None:
         for worker in self._running:

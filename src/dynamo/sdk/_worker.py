@@ -1,7 +1,8 @@
 """One worker of a service, as a process: `python -m dynamo.sdk._worker GRAPH --service-name S --worker-id N`.
 
 `dynamo serve` starts it, with the configuration and the variables of the service in its environment. It
-ends on SIGTERM or Ctrl-C, and when the process that started it is gone.
+ends on SIGTERM or Ctrl-C, and when the process that started it is gone. Without `--service-name` it serves
+nothing, and only tells what the graph is.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.sdk._blame import blame, user_traceback
@@ -24,13 +27,16 @@ from dynamo.sdk._status import Ready, Starting, StatusPipe
 if TYPE_CHECKING:
     from dynamo.sdk._service import Service
 
+#: How long threads that the user's code has left may go on when the worker has ended.
+THREADS_GRACE_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """What the command line says."""
 
     graph: str
-    service_name: str
+    service_name: str | None
     worker_id: int
     status_fd: int
     http_fd: int | None
@@ -50,19 +56,26 @@ def main(argv: list[str]) -> int:
     except DynamoError as error:
         status.fail(str(error))
         return 1
-    except (Exception, SystemExit) as error:
-        sys.stderr.write(user_traceback(error))
+    except BaseException as error:  # the user's code may raise SystemExit and CancelledError, too
         status.fail(blame(error))
+        print(user_traceback(error), end="", file=sys.stderr)
         return 1
     return 0
 
 
 def _run(arguments: Arguments, status: StatusPipe) -> None:
-    from dynamo.sdk._graph import reachable
-    from dynamo.sdk._loader import load_service
+    from dynamo.sdk._graph import outline, reachable
+    from dynamo.sdk._loader import BadGraph, load_service
 
     status.send(Starting(f"importing {arguments.graph}"))
-    entry = load_service(arguments.graph, os.getcwd())
+    try:
+        entry = load_service(arguments.graph, os.getcwd())
+    except BadGraph as error:
+        status.fail(str(error), is_usage=True)
+        return
+    if arguments.service_name is None:
+        status.send(outline(entry))
+        return
     services = {service.name: service for service in reachable(entry)}
     if arguments.service_name not in services:
         raise ConfigError(f"Service {arguments.service_name} not found in {arguments.graph}; it has {list(services)}")
@@ -120,12 +133,26 @@ async def _unless(ending: asyncio.Event, starting: Coroutine[object, object, Non
 def _parse(argv: list[str]) -> Arguments:
     parser = argparse.ArgumentParser(prog="python -m dynamo.sdk._worker")
     parser.add_argument("graph")
-    parser.add_argument("--service-name", required=True)
-    parser.add_argument("--worker-id", type=int, required=True)
+    parser.add_argument("--service-name")
+    parser.add_argument("--worker-id", type=int, default=1)
     parser.add_argument("--status-fd", type=int, required=True)
     parser.add_argument("--http-fd", type=int)
     return Arguments(**vars(parser.parse_args(argv)))
 
 
+def _leave(exit_status: int) -> NoReturn:
+    """End the process, without the threads of the user's code that do not end when everything else has."""
+    deadline = time.monotonic() + THREADS_GRACE_S
+    threads = [
+        thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if left := [thread.name for thread in threads if thread.is_alive()]:
+        print(f"ending without threads that do not end: {', '.join(left)}", file=sys.stderr, flush=True)
+        os._exit(exit_status)
+    sys.exit(exit_status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

@@ -37,7 +37,7 @@ class ServiceConfig(dict[str, Section]):
         """Read a JSON object of sections. An empty text is an empty configuration."""
         try:
             sections = json.loads(text or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{ENVIRONMENT_VARIABLE} is not JSON: {error}") from error
         if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
             raise ConfigError(f"{ENVIRONMENT_VARIABLE} must be a JSON object that maps service names to objects")
