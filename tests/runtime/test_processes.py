@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo.runtime import Client, Disconnected, DistributedRuntime
+from dynamo.runtime import Client, Disconnected, DistributedRuntime, EngineShutdown
 
 DEADLINE_S = 20.0
 WORKER = Path(__file__).with_name("counting_worker.py")
@@ -128,8 +128,29 @@ async def test_a_frozen_worker_counts_as_lost(caller: DistributedRuntime, start_
                 pass
 
 
-async def test_ctrl_c_ends_a_process_that_serves_nothing_without_a_traceback(tmp_path: Path) -> None:
-    program = """
+StartProgram = Callable[[str], Awaitable[Process]]
+
+
+@pytest.fixture
+async def start_program(tmp_path: Path) -> AsyncIterator[StartProgram]:
+    async with AsyncExitStack() as stack:
+
+        async def start(program: str) -> Process:
+            """Run a program until it says that it is up."""
+            environment = {**os.environ, "DYN_DISCOVERY": f"file://{tmp_path}"}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", program, env=environment, stdout=PIPE, stderr=PIPE
+            )
+            stack.push_async_callback(end, process)
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), DEADLINE_S) == b"up\n"
+            return process
+
+        yield start
+
+
+async def test_ctrl_c_ends_a_process_that_serves_nothing_without_a_traceback(start_program: StartProgram) -> None:
+    process = await start_program("""
 import asyncio
 from dynamo.runtime import dynamo_worker
 
@@ -139,16 +160,68 @@ async def main(runtime):
     await asyncio.Event().wait()
 
 asyncio.run(main())
-"""
-    environment = {**os.environ, "DYN_DISCOVERY": f"file://{tmp_path}"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, env=environment, stdout=PIPE, stderr=PIPE
-    )
-    try:
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), DEADLINE_S) == b"up\n"
-        process.send_signal(signal.SIGINT)
-        output, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-    finally:
-        await end(process)
+""")
+    process.send_signal(signal.SIGINT)
+    output, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
     assert (process.returncode, output, errors) == (130, b"", b"")
+
+
+async def test_a_second_ctrl_c_is_heard_while_the_runtime_leaves(
+    caller: DistributedRuntime, start_program: StartProgram
+) -> None:
+    process = await start_program("""
+import asyncio
+from dynamo.runtime import dynamo_worker
+
+async def endless(request):
+    yield 0
+    await asyncio.Event().wait()
+
+@dynamo_worker()
+async def main(runtime):
+    await runtime.endpoint("test.counter.count").serve(endless)
+    print("up", flush=True)
+    await runtime.wait_for_shutdown()
+
+asyncio.run(main())
+""")
+    client = await counter(caller, 1)
+    stream = await client.generate({}, annotated=False)
+    assert await anext(stream) == 0
+    process.send_signal(signal.SIGINT)
+    await instances_drop_to(client, 0)
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+async def test_a_handler_that_blocks_its_thread_does_not_keep_the_process_alive(
+    caller: DistributedRuntime, start_program: StartProgram
+) -> None:
+    process = await start_program("""
+import asyncio, time
+from dynamo.runtime import dynamo_worker
+
+def blocks(request):
+    yield 0
+    time.sleep(600)
+
+@dynamo_worker()
+async def main(runtime):
+    serving = asyncio.ensure_future(runtime.endpoint("test.counter.count").serve_endpoint(blocks, False))
+    print("up", flush=True)
+    await serving
+
+asyncio.run(main())
+""")
+    client = await counter(caller, 1)
+    stream = await client.generate({}, annotated=False)
+    assert await anext(stream) == 0
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(EngineShutdown):
+        async with asyncio.timeout(DEADLINE_S):
+            await anext(stream)
+    _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors

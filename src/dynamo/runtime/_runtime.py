@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from dynamo._core.request_plane import RequestPlane, open_request_plane
 from dynamo.runtime._client import Client
 from dynamo.runtime._component import Endpoint, Namespace
 from dynamo.runtime._serving import ServedEndpoint
+from dynamo.runtime._threads import HandlerThreads
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class DistributedRuntime:
         self._discovery: Discovery | None = None
         self._requests: RequestPlane | None = None
         self._lease: Lease | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: HandlerThreads | None = None
         self._shutdown = CancellationToken()
         # What this process serves and follows, until it is closed.
         self._parts: set[ServedEndpoint | Client] = set()
@@ -98,7 +99,7 @@ class DistributedRuntime:
 
     def _end_threads(self) -> None:
         if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown()
 
     # Names.
 
@@ -153,7 +154,7 @@ class DistributedRuntime:
     def threads(self) -> Executor:
         """Threads for work that would hold the loop; made on first use."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(HANDLER_THREADS_MAX, thread_name_prefix="dynamo-handler")
+            self._threads = HandlerThreads(HANDLER_THREADS_MAX)
         return self._threads
 
     def adopt(self, part: ServedEndpoint | Client) -> None:

@@ -2,8 +2,8 @@
 
 A response is a stream of items, each some bytes. A stream ends in one of three ways: by its final
 frame (the iterator stops), by an error of the handler (raised with its cause chain), or because the
-peer was lost (`Disconnected`). It never just ends. The suite that every implementation passes is
-`tests/conformance/request_plane.py`.
+peer was lost (`Disconnected`). It never just ends. The suites that every implementation
+passes are `tests/conformance/test_request_plane*.py`.
 """
 
 from __future__ import annotations
