@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
 
-DEMO, TEST, GREETER, SERVE, CALL, BY_HAND = BLOCKS
+DEMO, TEST, ACTIVATE, GREETER, SERVE, CALL, BY_HAND, RUN = BLOCKS
 
 
 def save(directory: Path, block: str) -> Path:
@@ -55,6 +55,27 @@ def test_the_second_command_is_what_runs_this() -> None:
     assert f"exec {TEST.strip()}" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_environment_is_where_the_scripts_make_it() -> None:
+    assert ACTIVATE.strip() == ". .venv/bin/activate"
+    assert '"$python" -m venv --clear .venv' in (ROOT / "scripts" / "_setup").read_text()
+
+
+async def test_one_process_chats(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "my-model").symlink_to(tiny_model)
+    program, *arguments = RUN.split()
+    assert program == "dynamo"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dynamo.cli", *arguments),
+        cwd=tmp_path,
+        env=environment_of(tmp_path / "discovery"),
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(b"Hello there\n"), DEADLINE_S)
+    assert process.returncode == 0
+    assert b"Hello there" in output
+
+
 async def test_the_greeter_greets(tmp_path: Path) -> None:
     save(tmp_path, GREETER)
     call = save(tmp_path, CALL)
@@ -70,10 +91,12 @@ async def test_the_greeter_greets(tmp_path: Path) -> None:
 
 
 async def test_the_frontend_and_the_workers_run_by_hand(tmp_path: Path, tiny_model: Path) -> None:
-    (tmp_path / "my-model").symlink_to(tiny_model)
+    make, *commands = BY_HAND.strip().splitlines()
+    (tmp_path / "my-model").symlink_to(tiny_model)  # what the first line would make
+    assert (ROOT / make.split()[1]).is_file()
     port = str(free_port())
     async with AsyncExitStack() as stack:
-        for line in BY_HAND.strip().splitlines():
+        for line in commands:
             command = [sys.executable, *line.replace("8000", port).split()[1:]]
             await stack.enter_async_context(running(*command, cwd=tmp_path, discovery=tmp_path / "discovery"))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))

@@ -127,29 +127,42 @@ async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subproc
         await process.communicate()
 
 
-async def test_the_demo_streams_one_completion_and_ends(tmp_path: Path, tiny_model: Path) -> None:
+async def test_the_demo_streams_an_answer_says_what_to_try_and_leaves_nothing_running(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     port = str(free_port())
-    async with demo(tmp_path, "--once", "--port", port, "--model", str(tiny_model)) as process:
-        output, _ = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-        text = output.decode(errors="replace")
-        assert process.returncode == 0, text
+    async with demo(tmp_path, "--port", port, "--model", str(tiny_model)) as process:
+        text = await read_until(process, "Ctrl-C ends it")
         assert re.search(r"^\[finish_reason: (length|stop)\]$", text, re.MULTILINE)
         assert f"curl -N http://127.0.0.1:{port}/v1/chat/completions" in text
         assert f'OpenAI(base_url="http://127.0.0.1:{port}/v1"' in text
-
-
-async def test_ctrl_c_ends_the_demo_and_all_its_processes(tmp_path: Path, tiny_model: Path) -> None:
-    async with demo(tmp_path, "--port", str(free_port()), "--model", str(tiny_model)) as process:
-        assert process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
-            while b"Ctrl-C ends it" not in await process.stdout.readline():
-                pass
         serving = children_of(process.pid)
         pids = [pid for parent in serving for pid in [parent, *children_of(parent)]]
         assert len(pids) == 4
         process.send_signal(signal.SIGINT)
         await asyncio.wait_for(process.communicate(), DEADLINE_S)
         assert process.returncode == 0
+        await all_gone(pids)
+
+
+async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
+    """Return the output of a process up to the line that has these words."""
+    assert process.stdout is not None
+    text = ""
+    async with asyncio.timeout(DEADLINE_S):
+        while words not in text:
+            line = await process.stdout.readline()
+            assert line, f"it ended before {words!r}:\n{text}"
+            text += line.decode(errors="replace")
+    return text
+
+
+async def test_a_demo_that_is_killed_takes_its_graph_along(tmp_path: Path, tiny_model: Path) -> None:
+    async with demo(tmp_path, "--port", str(free_port()), "--model", str(tiny_model)) as process:
+        await read_until(process, "listening on")
+        pids = [pid for parent in children_of(process.pid) for pid in [parent, *children_of(parent)]]
+        assert len(pids) > 1
+        process.kill()
         await all_gone(pids)
 
 

@@ -26,7 +26,7 @@ def loaded(path: Path) -> LoadedModel:
 def random_model(config: PreTrainedConfig) -> LoadedModel:
     """A model of any architecture."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     vocab_size = config.get_text_config().vocab_size
     return LoadedModel(model, vocab_size=vocab_size, max_context_length=CONTEXT_LENGTH, kv_cells_max=10**6)
 
@@ -34,7 +34,7 @@ def random_model(config: PreTrainedConfig) -> LoadedModel:
 @torch.inference_mode()
 def generated_by_the_library(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
     """What `generate` answers to this prompt alone, greedily."""
-    output = model.generate(  # type: ignore[operator]
+    output = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,

@@ -136,7 +136,7 @@ async def test_a_high_penalty_keeps_every_token_from_coming_twice(
 async def test_a_repetition_penalty_is_the_library_s(engine: TransformersEngine, tiny_model: Path) -> None:
     prompt, model = [5, 6, 7], loaded(tiny_model).model
     with torch.inference_mode():
-        expected = model.generate(  # type: ignore[operator]
+        expected = model.generate(
             torch.tensor([prompt]), do_sample=False, max_new_tokens=40, min_new_tokens=40, repetition_penalty=1.5
         )
     got = await answer(engine, request(prompt, 40, {"temperature": 0.0, "repetition_penalty": 1.5}))
@@ -242,7 +242,7 @@ async def test_when_a_pass_fails_every_request_fails_and_no_more_are_taken(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = loaded(tiny_model)
-    model = LoadedModel(Failing(tiny.model, 6), 2048, tiny.max_context_length, tiny.kv_cells_max)  # type: ignore[arg-type]
+    model = LoadedModel(Failing(tiny.model, 6), 2048, tiny.max_context_length, tiny.kv_cells_max)
     engine = TransformersEngine(model, max_num_seqs=2)
     async with asyncio.timeout(30):
         results = await asyncio.gather(
@@ -278,7 +278,7 @@ class Counting(torch.nn.Module):
 async def test_the_model_runs_with_the_threads_that_were_asked_for(tiny_model: Path, num_threads: int) -> None:
     tiny = loaded(tiny_model)
     counting = Counting(tiny.model)
-    model = LoadedModel(counting, 2048, tiny.max_context_length, tiny.kv_cells_max)  # type: ignore[arg-type]
+    model = LoadedModel(counting, 2048, tiny.max_context_length, tiny.kv_cells_max)
     engine = TransformersEngine(model, num_threads=num_threads)
     await answer(engine, request([5, 6, 7]))
     await engine.close()
@@ -303,7 +303,7 @@ class NotANumber(torch.nn.Module):
 
 async def test_a_request_for_which_the_model_gives_no_numbers_fails_alone(tiny_model: Path) -> None:
     tiny = loaded(tiny_model)
-    model = LoadedModel(NotANumber(tiny.model), 2048, tiny.max_context_length, tiny.kv_cells_max)  # type: ignore[arg-type]
+    model = LoadedModel(NotANumber(tiny.model), 2048, tiny.max_context_length, tiny.kv_cells_max)
     engine = TransformersEngine(model)
     bad, good = await asyncio.gather(
         answer(engine, request([9, 6, 7])), answer(engine, request([5, 6, 7])), return_exceptions=True

@@ -21,8 +21,9 @@ from dynamo.runtime._signals import ending_on_signals
 
 async def run(config: FrontendConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
-    async with DistributedRuntime(discovery=config.discovery, request_plane=config.request_plane) as runtime:
-        with ending_on_signals(runtime, within_s=config.drain_s):
+    runtime = DistributedRuntime(discovery=config.discovery, request_plane=config.request_plane)
+    with ending_on_signals(runtime, within_s=config.drain_s):
+        async with runtime:
             await _serve(config, runtime)
 
 

@@ -15,7 +15,7 @@ class FrontendConfig(Settings):
     http_port: int = option(8000, "port to listen on; 0 picks a free one", least=0, most=65535)
     insecure: bool = option(False, "allow an address that other machines reach, although nobody is authenticated")
     namespace: str | None = option(None, "serve the models of this namespace only")
-    discovery: str | None = option(None, "where workers are found, as a URL: file:///some/dir, etcd://host:2379")
+    discovery: str | None = option(None, "where workers are found: file:///DIR; else a directory of this user's")
     request_plane: str | None = option(None, "how workers are called, as a URL: tcp:")
     request_timeout_s: float = option(
         600.0, "seconds in which a request must be answered completely", least=0.001, most=86400

@@ -47,7 +47,7 @@ def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another http_port",
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another http_port (--http-port)",
             setting="http_port",
         ) from error
     return listener

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
-from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context
+from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, readiness, service_of
+
+logger = logging.getLogger(__name__)
 
 
 class Frontend:
@@ -46,6 +50,14 @@ class Frontend:
     async def listen(self) -> None:
         """Start to serve; return when requests are taken."""
         self.url = await self._server.start(dynamo_context["runtime"])
+        logger.info("listening on %s", self.url)
+
+    @readiness
+    async def has_model(self) -> bool:
+        """A frontend in front of workers is ready when one of their models can be asked."""
+        if service_of(type(self)).edges():
+            await self._server.wait_ready()
+        return True
 
     @async_on_shutdown
     async def drain(self) -> None:

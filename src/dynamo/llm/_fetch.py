@@ -26,7 +26,7 @@ async def fetch_llm(name: str, ignore_weights: bool = False) -> Path:
 
 def find_model(name: str, ignore_weights: bool = False) -> Path:
     """Do what `fetch_llm` does; blocks."""
-    directory = Path(name).expanduser()
+    directory = _expanded(name)
     if directory.is_dir():
         return directory
     if not _HUB_NAME.fullmatch(name):
@@ -45,5 +45,12 @@ def find_model(name: str, ignore_weights: bool = False) -> Path:
 
 def default_model_name(model_path: str) -> str:
     """Return what a model is called that nobody named: as its folder, or as on the hub."""
-    directory = Path(model_path).expanduser()
+    directory = _expanded(model_path)
     return directory.resolve().name if directory.is_dir() else model_path
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~somebody, who is not a user here
+        raise NotFound(f"there is no model directory at {name!r}: {error}", model_path=name) from error

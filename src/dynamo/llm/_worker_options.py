@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT
 from dynamo.runtime._settings import Settings, option, required_option
 
 
@@ -20,7 +19,5 @@ class WorkerOptions(Settings):
     endpoint_types: str = option("chat,completions", "which APIs the model is served through, separated by commas")
     context_length: int | None = option(None, "longest prompt and output together, if less than the model's", least=1)
     custom_jinja_template: str | None = option(None, "file of a chat template to use instead of the model's")
-    kv_cache_block_size: int = option(KV_CACHE_BLOCK_SIZE, "tokens of a block in the eyes of a KV router", least=1)
-    migration_limit: int = option(MIGRATION_LIMIT, "times that a request may move on from a lost worker", least=0)
-    discovery: str | None = option(None, "where workers are found, as a URL: file:///some/dir, etcd://host:2379")
+    discovery: str | None = option(None, "where workers are found: file:///DIR; else a directory of this user's")
     request_plane: str | None = option(None, "how workers are called, as a URL: tcp:")

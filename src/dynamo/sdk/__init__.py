@@ -3,7 +3,7 @@
 from dynamo.sdk._context import dynamo_context
 from dynamo.sdk._depends import depends
 from dynamo.sdk._endpoints import DynamoTransport, api, dynamo_endpoint, endpoint
-from dynamo.sdk._hooks import async_on_shutdown, async_on_start, on_shutdown
+from dynamo.sdk._hooks import async_on_shutdown, async_on_start, on_shutdown, readiness
 from dynamo.sdk._service import Service, service, service_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "dynamo_endpoint",
     "endpoint",
     "on_shutdown",
+    "readiness",
     "service",
     "service_of",
 ]

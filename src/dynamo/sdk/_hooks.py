@@ -1,4 +1,4 @@
-"""Lifecycle hooks: methods that run after a service is built, and before it ends."""
+"""Lifecycle hooks: methods that run after a service is built, before it counts as ready, and before it ends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class HookKind(StrEnum):
     """When a hook runs."""
 
     START = "start"
+    READINESS = "readiness"
     SHUTDOWN = "shutdown"
 
 
@@ -41,6 +42,18 @@ def async_on_shutdown(method: Method | None = None, /) -> Method | Callable[[Met
 on_shutdown = async_on_shutdown
 
 
+@overload
+def readiness(method: Method, /) -> Method: ...
+@overload
+def readiness() -> Callable[[Method], Method]: ...
+def readiness(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
+    """Mark a method, sync or async, that says whether the service is ready: it is when all of them are true.
+
+    They are asked once everything that the service depends on can be called, and again until they are true.
+    """
+    return _decorator(HookKind.READINESS, method)
+
+
 def collect_hooks(cls: type, kind: HookKind) -> list[str]:
     """Return the names of the hooks of a class, those of its bases first, in the order of definition."""
     names: dict[str, None] = {}
@@ -58,11 +71,10 @@ def _mark_of(function: object) -> object:
     return getattr(function, _MARK, None) or getattr(getattr(function, "__func__", None), _MARK, None)
 
 
-async def run_hook(instance: object, name: str) -> None:
-    """Run one hook to its end. A sync hook runs on the loop: it owns the process at that time."""
+async def run_hook(instance: object, name: str) -> object:
+    """Run one hook to its end and return its result. A sync hook runs on the loop: it owns the process at that time."""
     result = cast(Hook, getattr(instance, name))()
-    if isawaitable(result):
-        await result
+    return await result if isawaitable(result) else result
 
 
 def _decorator(kind: HookKind, method: Method | None) -> Method | Callable[[Method], Method]:

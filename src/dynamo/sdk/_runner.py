@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: How long requests that run may take to end when the worker stops.
 DRAIN_S = 20.0
+#: How soon a readiness check that was not true is asked again. `dynamo serve` bounds the whole start.
+READINESS_INTERVAL_S = 0.1
 #: How long one shutdown hook may take; that of an HTTP frontend drains, too.
 SHUTDOWN_HOOK_S = 25.0
 
@@ -74,6 +76,10 @@ class ServiceRunner:
         for target, proxy in zip(self._service.edges().values(), self._proxies, strict=True):
             self._report(f"waiting for {target.name}")
             await proxy.connect()
+        for name in self._service.hooks(HookKind.READINESS):
+            self._report(f"waiting until {name} says that it is ready")
+            while not await run_hook(self._instance, name):  # noqa: ASYNC110 - the user's own check has no event
+                await asyncio.sleep(READINESS_INTERVAL_S)
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Take no more requests, let those that run end, then run the shutdown hooks: each once, whatever fails.

@@ -24,13 +24,15 @@ from dynamo._core.errors import ConfigError
 SPARE_COLUMNS = 64
 
 
-class RowsLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class RowsLayer(CacheLayerMixin):
     """The keys and values of one layer; `keys` and `values` are buffers larger than what is in use."""
 
     is_sliding = False
+    keys: torch.Tensor | None
+    values: torch.Tensor | None
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.num_rows = 0
         # The columns in use are start..end-1.
         self.start = 0

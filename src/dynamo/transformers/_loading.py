@@ -78,7 +78,7 @@ def load_model(
 
 def _read(model_path: str, dtype: torch.dtype | str) -> PreTrainedModel:
     directory = find_model(model_path)
-    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    library_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         loaded = AutoModelForCausalLM.from_pretrained(

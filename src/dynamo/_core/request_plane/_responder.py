@@ -103,7 +103,7 @@ class Responder(ABC):
             await self._pump(handler(payload, self.context))
         except asyncio.CancelledError:
             self._report(Cancelled("the handler was cancelled"))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit in a handler ends its request, not the worker
             self._report(error)
         except BaseException as error:
             self._report(error)
