@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dynamo.cli._env import env
+from dynamo.cli._run import run
 from dynamo.cli._serve import OverridableCommand, serve
 
 DISTRIBUTION = "dynamo-serve"
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve", cls=OverridableCommand)(serve)
+app.command("run")(run)
+app.command("env")(env)
 
 
 def _print_version(wanted: bool) -> None:
