@@ -116,16 +116,25 @@ async def test_a_second_signal_ends_a_worker_that_drains(caller: DistributedRunt
     assert await read_until_error_or(stream, 1 << 60) == "disconnected"
 
 
-async def test_a_frozen_worker_counts_as_lost(caller: DistributedRuntime, start_worker: StartWorker) -> None:
-    process = await start_worker()
+async def test_a_frozen_worker_counts_as_lost_and_is_passed_over(
+    caller: DistributedRuntime, start_worker: StartWorker
+) -> None:
+    frozen = await start_worker()
     client = await counter(caller, 1)
     stream = await client.generate({}, annotated=False)
     assert await anext(stream) == 0
-    process.send_signal(signal.SIGSTOP)
+    await start_worker()
+    await client.wait_for_instances(2, timeout_s=DEADLINE_S)
+    frozen.send_signal(signal.SIGSTOP)
     with pytest.raises(Disconnected, match="silent"):
         async with asyncio.timeout(DEADLINE_S):
             async for _ in stream:
                 pass
+    assert len(client.instance_ids()) == 2  # discovery cannot tell that it does not run
+    for _ in range(4):
+        answer = await client.round_robin({"to": 1}, annotated=False)
+        assert answer.instance_id != stream.instance_id
+        assert [n async for n in answer] == [0]
 
 
 StartProgram = Callable[[str], Awaitable[Process]]

@@ -11,10 +11,11 @@ from dynamo._core.errors import (
     NoInstances,
     StreamIncomplete,
 )
-from dynamo.runtime._client import Client, Instance, ResponseStream
+from dynamo.runtime._client import Client, Instance
 from dynamo.runtime._codec import Annotated
 from dynamo.runtime._component import Component, Endpoint, Namespace
 from dynamo.runtime._decorators import dynamo_endpoint, dynamo_worker
+from dynamo.runtime._response import ResponseStream
 from dynamo.runtime._runtime import DistributedRuntime
 from dynamo.runtime._serving import ServedEndpoint
 

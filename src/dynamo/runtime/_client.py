@@ -10,7 +10,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import msgspec
 
@@ -18,9 +18,10 @@ from dynamo._core import request_plane
 from dynamo._core.address import EndpointId, parse_key
 from dynamo._core.context import Context
 from dynamo._core.discovery.base import Change, Put, Synced
-from dynamo._core.errors import CannotConnect, DynamoError, InvalidArgument, NoInstances, NotFound, ProtocolError
+from dynamo._core.errors import CannotConnect, DynamoError, InvalidArgument, NoInstances, NotFound
 from dynamo.runtime import _codec
 from dynamo.runtime._codec import Annotated, JsonValue
+from dynamo.runtime._response import ResponseStream
 
 if TYPE_CHECKING:
     from dynamo._core.discovery.base import Discovery
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 #: How long a client that starts waits to learn who is alive.
 SYNC_TIMEOUT_S = 10.0
-#: An instance that could not be reached is passed over for so long, unless no other is left.
+#: An instance that could not be reached, or was lost, is passed over for so long, unless no other is left.
 AVOID_S = 5.0
 #: So many instances are tried before a request that nobody has seen fails.
 CONNECT_ATTEMPTS = 3
@@ -54,71 +55,6 @@ class InstanceRecord(msgspec.Struct):
     instance_id: int
     transport: dict[str, str]
     type: str = "Endpoint"
-
-
-class ResponseStream(Generic[T]):
-    """The responses to one request, in order.
-
-    Closing it, dropping it, or leaving its `async with` block cancels the work behind it. It ends with
-    an error if the handler raised one or if the worker was lost; it never just ends.
-    """
-
-    __slots__ = ("_arrived", "_decode", "_items", "_loop", "_next", "instance_id")
-
-    def __init__(self, items: request_plane.ResponseStream, decode: Callable[[bytes], T], instance_id: int) -> None:
-        self._items = items
-        self._decode = decode
-        self._loop = asyncio.get_running_loop()
-        # What has arrived, and the position in it of the next item to hand out.
-        self._arrived: list[bytes] = []
-        self._next = 0
-        #: Who serves the request.
-        self.instance_id = instance_id
-
-    def __aiter__(self) -> ResponseStream[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        if self._next == len(self._arrived):
-            self._arrived, self._next = await self._items.batch(), 0
-            if not self._arrived:
-                raise StopAsyncIteration
-        item = self._arrived[self._next]
-        self._next += 1
-        try:
-            return self._decode(item)
-        except _codec.UNREADABLE as error:
-            raise self._unreadable(error) from error
-
-    async def batch(self) -> list[T]:
-        """Return every item that has arrived, waiting for the first; an empty list at the end."""
-        arrived, self._arrived = self._arrived[self._next :], []
-        self._next = 0
-        arrived = arrived or await self._items.batch()
-        try:
-            return list(map(self._decode, arrived))
-        except _codec.UNREADABLE as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> ProtocolError:
-        return ProtocolError(f"instance {self.instance_id} sent an item that cannot be read: {error}")
-
-    async def aclose(self) -> None:
-        """Cancel the work behind the stream. A second call changes nothing."""
-        self._arrived, self._next = [], 0
-        await self._items.aclose()
-
-    async def __aenter__(self) -> ResponseStream[T]:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # A reader that breaks out of its loop and drops the stream must not leave the work running.
-        items = getattr(self, "_items", None)
-        if items is not None and not items.ended and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(items.leave)
 
 
 class Client:
@@ -316,13 +252,17 @@ class Client:
         try:
             items = await self._requests.call(instance.address, payload, context or Context())
         except CannotConnect:
-            self._avoided[instance.instance_id] = asyncio.get_running_loop().time() + AVOID_S
+            self._avoid(instance.instance_id)
             raise
         if item_type is not None:
-            return ResponseStream(items, _codec.typed_decoder(item_type), instance.instance_id)
+            return ResponseStream(items, _codec.typed_decoder(item_type), instance.instance_id, self._avoid)
         if annotated:
-            return ResponseStream(items, _codec.decode_annotated, instance.instance_id)
-        return ResponseStream(items, _codec.decode_plain, instance.instance_id)
+            return ResponseStream(items, _codec.decode_annotated, instance.instance_id, self._avoid)
+        return ResponseStream(items, _codec.decode_plain, instance.instance_id, self._avoid)
+
+    def _avoid(self, instance_id: int) -> None:
+        """Pass over an instance for a while: it could not be reached, or was lost while it answered."""
+        self._avoided[instance_id] = asyncio.get_running_loop().time() + AVOID_S
 
     def _candidates(self) -> list[int]:
         """The instances to choose from: those that could be reached lately, or all if there are none."""
