@@ -7,6 +7,7 @@ chunk of a choice, so it is encoded once per request, and per chunk only the tex
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -36,7 +37,7 @@ class Chunks(Protocol):
         """Return the answer that these deltas add up to."""
 
 
-class _Chunks:
+class _Chunks(ABC):
     """What chat and completions share: all but the shape of a choice."""
 
     OBJECT: str
@@ -75,11 +76,13 @@ class _Chunks:
         chunk = self._envelope | {"object": self.CHUNK_OBJECT, "choices": choices}
         return chunk | {"usage": usage} if self._include_usage else chunk
 
+    @abstractmethod
     def _chunk_choice(self, delta: Delta, *, is_first: bool) -> Json:
-        raise NotImplementedError
+        """The part of a chunk that says what a delta adds."""
 
+    @abstractmethod
     def _choice(self, delta: Delta) -> Json:
-        raise NotImplementedError
+        """A whole answer."""
 
 
 class ChatChunks(_Chunks):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import cast
 
@@ -32,7 +33,7 @@ WRITE_BUFFER_BYTES = 1 << 20
 _USER_TIMEOUT_MS = 3000
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """Either end of a connection. Subclasses say what a message means."""
 
     def __init__(self) -> None:
@@ -54,8 +55,13 @@ class Connection(asyncio.Protocol):
 
     # What subclasses supply.
 
+    @abstractmethod
     def on_message(self, message: wire.Message) -> None:
-        raise NotImplementedError
+        """Take a message; raise `ProtocolError` for one that this end does not expect."""
+
+    @abstractmethod
+    def has_streams(self) -> bool:
+        """Whether a stream is open, so that the peer must be heard of."""
 
     def on_flushed(self) -> None:
         """The outbox has left: what was put there must not be changed any more."""
@@ -65,9 +71,6 @@ class Connection(asyncio.Protocol):
 
     def on_lost(self, error: DynamoError) -> None:
         """The connection is gone."""
-
-    def has_streams(self) -> bool:
-        raise NotImplementedError
 
     # Sending.
 
