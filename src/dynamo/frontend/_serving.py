@@ -48,6 +48,13 @@ class FrontendServer:
         await self._models.wait_ready()
         return self._models.names()
 
+    def is_ready(self) -> bool:
+        """Whether a model can be asked. Raises why, if its workers are there and it cannot be."""
+        assert self._models is not None, "the frontend was not started"
+        if (fault := self._models.fault()) is not None:
+            raise fault
+        return bool(self._models.names())
+
     async def stop(self) -> None:
         """Refuse new requests, let those that run finish, then close. A second call changes nothing."""
         server, self._server = self._server, None

@@ -123,6 +123,11 @@ class ModelManager:
         """The models that can be asked now, in order."""
         return sorted(name for name, model in self._models.items() if model.live())
 
+    def fault(self) -> Exception | None:
+        """Why there are workers and yet no model can be asked; None if one can, or may soon."""
+        faults = [model.fault for model in self._models.values() if model.fault is not None]
+        return faults[0] if faults and len(faults) == len(self._models) else None
+
     def created_s(self, name: str) -> int:
         """When this model came, in seconds of the Unix clock."""
         return self._models[name].created_s
