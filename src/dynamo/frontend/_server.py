@@ -7,7 +7,6 @@ and only then are connections closed.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.loopback import is_loopback
 from dynamo.frontend._app import FrontendApp
 from dynamo.frontend._protocol import HttpProtocol
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
     """Return a socket bound to `host` and `port`; port 0 picks a free one."""
-    if not insecure and not _is_loopback(host):
+    if not insecure and not is_loopback(host):
         raise ConfigError(
             f"--http-host {host} is reachable from other machines, and there are no credentials to ask for: "
             "add --insecure if the network around it is trusted, or leave the host at 127.0.0.1",
@@ -128,12 +128,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
-from dynamo.runtime._loopback import is_loopback
+from dynamo._core.loopback import is_loopback
 from dynamo.sdk._constructor import misspelt
 from dynamo.sdk._options import unknown_name
 from dynamo.sdk._sections import COMMON, ENVIRONMENT_VARIABLE, Section

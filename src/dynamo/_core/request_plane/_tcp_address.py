@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 
 from dynamo._core.errors import CannotConnect, ConfigError
+from dynamo._core.loopback import is_loopback
 from dynamo._core.request_plane.base import Address
 
 PEERS_CACHED_MAX = 4096
@@ -56,7 +57,7 @@ def parse_address(address: Address) -> tuple[Peer, str]:
 
 def check_host(host: str, insecure: bool) -> None:
     try:
-        unspecified = ipaddress.ip_address(_numeric(host)).is_unspecified
+        unspecified = host != "localhost" and ipaddress.ip_address(host).is_unspecified
     except ValueError as error:
         raise ConfigError(f"DYN_REQUEST_PLANE: {host!r} is not an IP address to listen at") from error
     if unspecified:
@@ -66,14 +67,6 @@ def check_host(host: str, insecure: bool) -> None:
             f"DYN_REQUEST_PLANE: other hosts could connect to {host}, and there are no credentials; "
             "listen at 127.0.0.1, or add ?insecure=1 on a network you trust"
         )
-
-
-def is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(_numeric(host)).is_loopback
-
-
-def _numeric(host: str) -> str:
-    return "127.0.0.1" if host == "localhost" else host
 
 
 def same_user(transport: asyncio.BaseTransport) -> bool:

@@ -18,10 +18,11 @@ from dynamo._core.errors import (
     WorkerUnavailable,
     to_wire,
 )
+from dynamo._core.loopback import is_loopback
 from dynamo._core.request_plane._connection import Connection, close_all
 from dynamo._core.request_plane._responder import Responder, end_all
 from dynamo._core.request_plane._stream import ITEM_OVERHEAD_BYTES
-from dynamo._core.request_plane._tcp_address import is_loopback, same_user
+from dynamo._core.request_plane._tcp_address import same_user
 from dynamo._core.request_plane.base import STREAMS_MAX, Address, Handler, check_request
 
 #: Processes that may be connected at a time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo.runtime._loopback import is_loopback
+from dynamo._core.loopback import is_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
