@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from dynamo._core.address import EndpointId
 from dynamo.cli._run_options import FlagValue
@@ -62,44 +60,20 @@ def _kind(local: Local) -> _Kind:
 
 
 def _echo() -> _Kind:
-    from dynamo.echo import EchoEngine
-    from dynamo.echo.__main__ import EchoOptions, main
-    from dynamo.llm._model_card import ModelCard
+    from dynamo.echo.__main__ import EchoOptions, main, start_engine
 
     def prepare(flags: Sequence[str], environ: Mapping[str, str]) -> LocalEngine:
         options = read_settings(EchoOptions, flags, environ, prog="dynamo run out=echo", description="")
-        delay_s = options.delay_s
-
-        async def start(path: Path) -> EchoEngine:
-            card = ModelCard.from_local_path(path, context_length=options.context_length)
-            return EchoEngine(
-                delay_s=delay_s, max_num_seqs=options.max_num_seqs, max_context_length=card.context_length
-            )
-
-        return LocalEngine(options, start, needs_weights=False)
+        return LocalEngine(options, start_engine(options), needs_weights=False)
 
     return _Kind(EchoOptions, prepare, main)
 
 
 def _transformers() -> _Kind:
-    from dynamo.transformers import TransformersEngine
-    from dynamo.transformers.__main__ import SWITCH_INTERVAL_S, TransformersOptions, main
+    from dynamo.transformers.__main__ import TransformersOptions, main, start_engine
 
     def prepare(flags: Sequence[str], environ: Mapping[str, str]) -> LocalEngine:
         options = read_settings(TransformersOptions, flags, environ, prog="dynamo run out=transformers", description="")
-
-        async def start(path: Path) -> TransformersEngine:
-            sys.setswitchinterval(SWITCH_INTERVAL_S)
-            return await TransformersEngine.start(
-                str(path),
-                device=options.device,
-                dtype=options.dtype,
-                max_num_seqs=options.max_num_seqs,
-                max_context_length=options.context_length,
-                num_threads=options.num_threads,
-                seed=options.seed,
-            )
-
-        return LocalEngine(options, start, needs_weights=True)
+        return LocalEngine(options, start_engine(options), needs_weights=True)
 
     return _Kind(TransformersOptions, prepare, main)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dynamo._core.errors import ConfigError
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm._model_card import ModelCard
-from dynamo.llm._worker import run_engine_worker
+from dynamo.llm._worker import StartEngine, run_engine_worker
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime._settings import USAGE, option, read_settings
 
@@ -43,10 +43,16 @@ def main(arguments: list[str]) -> int:
             prog="python -m dynamo.echo",
             description="Serve a model that answers with its prompt. Needs the tokenizer, not the weights.",
         )
-        delay_s = options.delay_s
+        start = start_engine(options)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return USAGE
+    return run_engine_worker(options, start, needs_weights=False)
+
+
+def start_engine(options: EchoOptions) -> StartEngine:
+    """Return what makes the engine that the options describe. Raises `ConfigError` if they contradict each other."""
+    delay_s = options.delay_s
 
     async def start(path: Path) -> EchoEngine:
         return EchoEngine(
@@ -55,7 +61,7 @@ def main(arguments: list[str]) -> int:
             max_context_length=ModelCard.from_local_path(path, context_length=options.context_length).context_length,
         )
 
-    return run_engine_worker(options, start, needs_weights=False)
+    return start
 
 
 if __name__ == "__main__":

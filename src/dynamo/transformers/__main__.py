@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo._core.errors import ConfigError
-from dynamo.llm._worker import run_engine_worker
+from dynamo.llm._worker import StartEngine, run_engine_worker
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime._settings import USAGE, option, read_settings
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
@@ -44,9 +44,14 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return USAGE
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return run_engine_worker(options, start_engine(options))
+
+
+def start_engine(options: TransformersOptions) -> StartEngine:
+    """Return what makes the engine that the options describe."""
 
     async def start(path: Path) -> TransformersEngine:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         return await TransformersEngine.start(
             str(path),
             device=options.device,
@@ -57,7 +62,7 @@ def main(arguments: list[str]) -> int:
             seed=options.seed,
         )
 
-    return run_engine_worker(options, start)
+    return start
 
 
 if __name__ == "__main__":
