@@ -15,8 +15,9 @@ from typer.core import TyperCommand
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
-from dynamo.sdk._outline import read_outline
-from dynamo.sdk._plan import Plan, WrongUsage, make_plan
+from dynamo.sdk._effective import show
+from dynamo.sdk._importing import read_outline
+from dynamo.sdk._plan import WrongUsage, make_plan
 from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
 from dynamo.sdk._supervisor import FAILED, supervise
 from dynamo.sdk.lib.config import ServiceConfig
@@ -144,7 +145,7 @@ def serve(
         for warning in plan.warnings:
             console.warn(warning)
         if dry_run:
-            _show(plan, console)
+            show(plan, console)
             return
         status = asyncio.run(supervise(plan, console))
     except ConfigError as error:
@@ -162,15 +163,3 @@ def _config(console: Console, file: Path | None, overrides: list[str]) -> Servic
         raise typer.Exit(USAGE) from None
     os.environ[ENVIRONMENT_VARIABLE] = json.dumps(config)
     return config
-
-
-def _show(plan: Plan, console: Console) -> None:
-    console.say("Services:")
-    for service in plan.services:
-        where = "" if service.http is None else f", {service.http.url}"
-        console.say(f"  {service.name}: {service.workers} {'worker' if service.workers == 1 else 'workers'}{where}")
-    console.say("\nService Configuration:")
-    console.say(json.dumps(plan.config, indent=2))
-    console.say("\nEnvironment Variable that would be set:")
-    for name, value in plan.environment.items():
-        console.say(f"{name}={value}")

@@ -6,11 +6,10 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 
 from dynamo._core.errors import ConfigError
-from dynamo.sdk._constructor import parameter_names
 from dynamo.sdk._handler import argument_reader
 from dynamo.sdk._hooks import HookKind
+from dynamo.sdk._outline import Outline, outline_of
 from dynamo.sdk._service import Service
-from dynamo.sdk._status import Outline, ServiceOutline
 
 
 def outline(entry: Service[object]) -> Outline:
@@ -18,16 +17,10 @@ def outline(entry: Service[object]) -> Outline:
     services = reachable(entry)
     check(services)
     return Outline(
-        services=[_outline_of(service) for service in services],
+        services=[outline_of(service) for service in services],
         callees_first=[[service.name for service in group] for group in callees_first(services)],
         known=sorted({service.name for service in _possible(services)}),
     )
-
-
-def _outline_of(service: Service[object]) -> ServiceOutline:
-    options = service.options
-    parameters = parameter_names(service.inner)
-    return ServiceOutline(service.name, options.workers, options.envs, service.has_http, parameters)
 
 
 def reachable(entry: Service[object]) -> list[Service[object]]:

@@ -1,43 +1,41 @@
-"""Reads the outline of a graph, in a process of its own.
-
-Importing a graph runs the user's code: it may print, block, start threads, fill gigabytes, or end its
-process. The parent of the workers must outlive all of that, so it has the graph imported by a process that
-tells what the graph is and is then ended, with whatever it has started.
-"""
+"""What the parent of a graph's workers must know of the graph, which it does not import itself."""
 
 from __future__ import annotations
 
-import asyncio
-import os
+from typing import TYPE_CHECKING
 
-from dynamo._core.errors import ConfigError
-from dynamo.sdk._console import Console
-from dynamo.sdk._plan import WrongUsage
-from dynamo.sdk._process import PROGRESS_S, WorkerProcess
-from dynamo.sdk._status import START_TIMEOUT_S, Failed, Outline
+import msgspec
+
+from dynamo.sdk._constructor import parameter_names
+
+if TYPE_CHECKING:
+    from dynamo.sdk._service import Service
 
 
-async def read_outline(graph: str, working_dir: str, console: Console) -> Outline:
-    """Return what the graph is. Raises `ConfigError` for whatever cannot work; cancelled, it leaves nothing behind."""
-    changed = asyncio.Event()
-    process = WorkerProcess("graph", [graph], console, changed.set)
-    running = asyncio.create_task(process.run(working_dir, dict(os.environ)))
-    try:
-        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
-        while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):
-            changed.clear()
-            try:
-                await asyncio.wait_for(changed.wait(), PROGRESS_S)
-            except TimeoutError:
-                console.say(f"still importing {graph}")
-            if asyncio.get_running_loop().time() > deadline:
-                raise ConfigError(f"{graph} was not imported within {START_TIMEOUT_S:.0f} s")
-    finally:
-        process.kill()
-        await asyncio.wait([running])
-    running.result()
-    if isinstance(process.report, Outline):
-        return process.report
-    if isinstance(process.report, Failed):
-        raise (WrongUsage if process.report.is_usage else ConfigError)(process.report.reason)
-    raise ConfigError(f"importing {graph} ended the process that did it: {process.how_it_ended}")
+class ServiceOutline(msgspec.Struct, frozen=True):
+    """What the parent must know of one service to run it."""
+
+    name: str
+    workers: int
+    envs: dict[str, str]
+    has_http: bool
+    #: Of the constructor, as far as a configuration fills them.
+    parameters: list[str]
+
+
+class Outline(msgspec.Struct, tag="outline", frozen=True):
+    """What the parent must know of a graph to run it."""
+
+    #: Everything that runs, the entry first.
+    services: list[ServiceOutline]
+    #: Names of services; each group depends only on groups before it.
+    callees_first: list[list[str]]
+    #: The services that run and those that could: a configuration may have a section for each.
+    known: list[str]
+
+
+def outline_of(service: Service[object]) -> ServiceOutline:
+    """Return the outline of one service."""
+    options = service.options
+    parameters = parameter_names(service.inner)
+    return ServiceOutline(service.name, options.workers, options.envs, service.has_http, parameters)

@@ -10,8 +10,8 @@ from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
 from dynamo.sdk._constructor import misspelt
 from dynamo.sdk._options import unknown_name
+from dynamo.sdk._outline import Outline, ServiceOutline
 from dynamo.sdk._sections import COMMON, ENVIRONMENT_VARIABLE, Section
-from dynamo.sdk._status import Outline, ServiceOutline
 from dynamo.sdk.lib.config import ServiceConfig
 
 HTTP_HOST = "127.0.0.1"

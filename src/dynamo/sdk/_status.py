@@ -16,6 +16,8 @@ import threading
 
 import msgspec
 
+from dynamo.sdk._outline import Outline
+
 #: How long a worker may take until it can be called, waiting for others included.
 START_TIMEOUT_S = 1800.0
 #: How long a worker that lost its parent may take to end by itself.
@@ -41,28 +43,6 @@ class Failed(msgspec.Struct, tag="failed"):
 
     reason: str
     is_usage: bool = False
-
-
-class ServiceOutline(msgspec.Struct, frozen=True):
-    """What the parent must know of one service to run it."""
-
-    name: str
-    workers: int
-    envs: dict[str, str]
-    has_http: bool
-    #: Of the constructor, as far as a configuration fills them.
-    parameters: list[str]
-
-
-class Outline(msgspec.Struct, tag="outline", frozen=True):
-    """What the parent must know of a graph to run it."""
-
-    #: Everything that runs, the entry first.
-    services: list[ServiceOutline]
-    #: Names of services; each group depends only on groups before it.
-    callees_first: list[list[str]]
-    #: The services that run and those that could: a configuration may have a section for each.
-    known: list[str]
 
 
 Report = Starting | Ready | Failed | Outline

@@ -1,0 +1,44 @@
+"""Reads the outline of a graph, in a process of its own.
+
+Importing a graph runs the user's code: it may print, block, start threads, fill gigabytes, or end its
+process. The parent of the workers must outlive all of that, so it has the graph imported by a process that
+tells what the graph is and is then ended, with whatever it has started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from dynamo._core.errors import ConfigError
+from dynamo.sdk._console import Console
+from dynamo.sdk._outline import Outline
+from dynamo.sdk._plan import WrongUsage
+from dynamo.sdk._process import PROGRESS_S, WorkerProcess
+from dynamo.sdk._status import START_TIMEOUT_S, Failed
+
+
+async def read_outline(graph: str, working_dir: str, console: Console) -> Outline:
+    """Return what the graph is. Raises `ConfigError` for whatever cannot work; cancelled, it leaves nothing behind."""
+    changed = asyncio.Event()
+    process = WorkerProcess("graph", [graph], console, changed.set)
+    running = asyncio.create_task(process.run(working_dir, dict(os.environ)))
+    try:
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):
+            changed.clear()
+            try:
+                await asyncio.wait_for(changed.wait(), PROGRESS_S)
+            except TimeoutError:
+                console.say(f"still importing {graph}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigError(f"{graph} was not imported within {START_TIMEOUT_S:.0f} s")
+    finally:
+        process.kill()
+        await asyncio.wait([running])
+    running.result()
+    if isinstance(process.report, Outline):
+        return process.report
+    if isinstance(process.report, Failed):
+        raise (WrongUsage if process.report.is_usage else ConfigError)(process.report.reason)
+    raise ConfigError(f"importing {graph} ended the process that did it: {process.how_it_ended}")
