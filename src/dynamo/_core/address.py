@@ -14,6 +14,7 @@ from dynamo._core.errors import InvalidArgument
 
 INSTANCES = "v1/instances/"
 MODEL_CARDS = "v1/mdc/"
+REGISTRATIONS = "v1/registrations/"
 
 # As instance_key() writes it: two spellings of one id would be two keys of one instance.
 _INSTANCE_ID = re.compile(r"0|[1-9a-f][0-9a-f]{0,15}")
@@ -34,8 +35,12 @@ class EndpointId:
 
     @classmethod
     def parse(cls, path: str) -> EndpointId:
-        """Read `ns.comp.ep`, with or without `dyn://` before it."""
-        parts = path.removeprefix("dyn://").split(".")
+        """Read `ns.comp.ep` or `ns/comp/ep`, with or without `dyn://` before it.
+
+        Slashes part the names only where there are no dots: a name may have some of either.
+        """
+        name = path.removeprefix("dyn://")
+        parts = name.split("." if "." in name else "/")
         if len(parts) != 3:
             raise InvalidArgument(f"{path!r} is not an endpoint: write namespace.component.endpoint", path=path)
         return cls(*parts)
@@ -70,6 +75,12 @@ def parse_key(key: str) -> tuple[EndpointId, int]:
         return EndpointId(unquote(namespace), unquote(component), unquote(endpoint)), int(instance_id, 16)
     except ValueError as error:
         raise InvalidArgument(f"{key[:300]!r} is not the key of an instance", key=key[:300]) from error
+
+
+def registration_key(public_namespace: str, *kind_and_model: str) -> str:
+    """The key of a model that a person registered; without `kind_and_model`, or with a kind only, a prefix of such."""
+    parts = (public_namespace, *kind_and_model)
+    return REGISTRATIONS + "/".join(quote(part, safe="") for part in parts) + ("/" if len(parts) < 3 else "")
 
 
 def check_name(kind: str, name: str) -> None:
