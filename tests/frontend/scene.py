@@ -11,10 +11,10 @@ import httpx
 from dynamo._core.context import Context
 from dynamo._core.errors import NotFound
 from dynamo.frontend._app import FrontendApp
-from dynamo.frontend._protocol import HttpProtocol
 from dynamo.frontend._server import HttpServer, bind
 from dynamo.llm._models import Pipeline
 from dynamo.llm._openai import OpenAIRequest
+from dynamo.runtime._http_protocol import HttpProtocol
 
 DEADLINE_S = 10.0
 MODEL = "tiny"

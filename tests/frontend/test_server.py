@@ -24,9 +24,9 @@ from tests.frontend.scene import (
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError
 from dynamo.frontend._app import create_app
-from dynamo.frontend._protocol import HttpProtocol
 from dynamo.frontend._server import HttpServer, bind
 from dynamo.llm._openai import OpenAIRequest
+from dynamo.runtime._http_protocol import HttpProtocol
 
 CHUNK = b'"' + b"x" * 1000 + b'"'
 

@@ -243,3 +243,51 @@ async def test_a_runtime_that_cannot_join_leaves_nothing(tmp_path_factory: pytes
         async with DistributedRuntime(discovery=f"file://{directory}", request_plane="tcp:"):
             pass
     assert asyncio.all_tasks() == tasks
+
+
+async def test_what_a_handler_raises_is_logged_where_it_was_raised(
+    runtime: DistributedRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(request: str) -> None:
+        raise KeyError(request)
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(fails)
+    client = await endpoint.client()
+    with pytest.raises(HandlerError, match="KeyError: 'kaboom'"):
+        async for _ in await client.generate("kaboom", context=Context("r-1")):
+            pass
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("ns/comp/ep failed in request r-1: KeyError: 'kaboom' (")
+    assert "test_serving.py:" in record.getMessage()
+    assert record.getMessage().endswith(" in fails)")
+
+
+async def test_an_error_of_ours_is_an_answer_and_not_logged(
+    runtime: DistributedRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuses(request: str) -> None:
+        raise InvalidArgument("too long")
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(refuses)
+    with pytest.raises(InvalidArgument, match="too long"):
+        await collect(endpoint, "x")
+    assert caplog.records == []
+
+
+async def test_an_error_without_a_text_is_logged_all_the_same(
+    runtime: DistributedRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    async def fails(request: str) -> None:
+        raise Mute
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(fails)
+    with pytest.raises(HandlerError, match="Mute"):
+        await collect(endpoint, "x")
+    assert "Mute: (its text cannot be had: RuntimeError)" in caplog.text

@@ -13,6 +13,7 @@ from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
 from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._health import HealthKind
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import settle
 from dynamo.runtime._settings import USAGE, read_settings
@@ -30,6 +31,8 @@ async def run(config: FrontendConfig) -> None:
 async def _serve(config: FrontendConfig, runtime: DistributedRuntime) -> None:
     server = FrontendServer(config)
     _say(f"listening on {await server.start(runtime)}")
+    runtime.set_health_status(ready=True)
+    runtime.health.add(HealthKind.READINESS, "frontend", server.is_ready)
     settle()
     announcing = asyncio.create_task(_announce(server))
     try:

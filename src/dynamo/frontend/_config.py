@@ -14,7 +14,10 @@ class FrontendConfig(Settings):
     http_host: str = option("127.0.0.1", "address to listen on")
     http_port: int = option(8000, "port to listen on; 0 picks a free one", least=0, most=65535)
     insecure: bool = option(False, "allow an address that other machines reach, although nobody is authenticated")
-    namespace: str | None = option(None, "serve the models of this namespace only")
+    namespace: str | None = option(
+        None,
+        "serve the models of this namespace only, and what llmctl registered in it; else all, and what is in public",
+    )
     discovery: str | None = option(None, "where workers are found: file:///DIR; else a directory of this user's")
     request_plane: str | None = option(None, "how workers are called, as a URL: tcp:")
     request_timeout_s: float = option(

@@ -17,7 +17,7 @@ import uvicorn
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
 from dynamo.frontend._app import FrontendApp
-from dynamo.frontend._protocol import HttpProtocol
+from dynamo.runtime._http_protocol import HttpProtocol
 
 BACKLOG = 2048
 CLOSE_TIMEOUT_S = 5

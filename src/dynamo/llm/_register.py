@@ -27,9 +27,9 @@ async def register_llm(
     """Put the card of a model into discovery: every frontend then serves it through `endpoint`.
 
     `model_path` is a local model directory and `model_name` what requests call the model (the folder's
-    name if not given). The card lives as long as this process; registering the model again replaces it.
-    Raises `NotFound` or `ConfigError`, with the file's name, if the directory is not a model that can be
-    served, and `InvalidArgument` if this process serves another model at the endpoint.
+    name if not given). The card lives as long as this process, or the lease of the endpoint; registering the
+    model again replaces it. Raises `NotFound` or `ConfigError`, with the file's name, if the directory is not
+    a model that can be served, and `InvalidArgument` if this process serves another model at the endpoint.
     """
     card = await asyncio.to_thread(
         ModelCard.from_local_path,
@@ -44,7 +44,7 @@ async def register_llm(
         custom_template_path=custom_template_path,
     )
     runtime = endpoint.runtime
-    key = endpoint.id.model_card_key(runtime.lease.id)
+    key = endpoint.id.model_card_key(endpoint.lease_id())
     before = (await runtime.discovery.get_prefix(key)).get(key)
     if before is not None and (other := ModelCard.from_json(before).display_name) != card.display_name:
         raise InvalidArgument(
@@ -52,7 +52,7 @@ async def register_llm(
             "endpoint, or unregister the other one first",
             model=card.display_name,
         )
-    await runtime.discovery.put(key, card.to_json(), runtime.lease)
+    await runtime.discovery.put(key, card.to_json(), endpoint.lease)
     return card
 
 

@@ -15,6 +15,7 @@ from dynamo.runtime._client import Client, Instance
 from dynamo.runtime._codec import Annotated
 from dynamo.runtime._component import Component, Endpoint, Namespace
 from dynamo.runtime._decorators import dynamo_endpoint, dynamo_worker
+from dynamo.runtime._lease import CustomLease
 from dynamo.runtime._response import ResponseStream
 from dynamo.runtime._runtime import DistributedRuntime
 from dynamo.runtime._serving import ServedEndpoint
@@ -24,6 +25,7 @@ __all__ = [
     "CannotConnect",
     "Client",
     "Component",
+    "CustomLease",
     "DeadlineExceeded",
     "Disconnected",
     "DistributedRuntime",

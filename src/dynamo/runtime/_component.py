@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from dynamo._core.address import EndpointId
+from dynamo._core.context import CancellationToken
 from dynamo._core.errors import InvalidArgument
 from dynamo.runtime import _codec
 from dynamo.runtime._client import Client, InstanceRecord
+from dynamo.runtime._lease import CustomLease
 from dynamo.runtime._serving import DRAIN_S, EndpointHandler, ServedEndpoint, serve_bytes
 
 if TYPE_CHECKING:
+    from dynamo._core.discovery.base import Lease
     from dynamo.runtime._runtime import DistributedRuntime
 
 T = TypeVar("T")
@@ -44,56 +48,86 @@ class Component:
     async def create_service(self) -> None:
         """Kept for older code: a component needs no preparation."""
 
+    async def create_service_with_custom_lease(self, ttl: float = 1.0) -> CustomLease:
+        """Return a lease of its own, to serve endpoints under; revoking it takes them away.
+
+        `ttl` is how many seconds discovery keeps it when this process is gone without a word.
+        """
+        return await self.runtime.grant_custom_lease(ttl)
+
 
 class Endpoint:
     """A name that can be called: serve it, or make a client of it."""
 
-    def __init__(self, runtime: DistributedRuntime, id: EndpointId) -> None:
+    def __init__(self, runtime: DistributedRuntime, id: EndpointId, lease: CustomLease | None = None) -> None:
         self.runtime = runtime
         self.id = id
+        self._lease = lease
+
+    @property
+    def lease(self) -> Lease:
+        """The lease under which it is served here: the process's, unless it was made with one of its own."""
+        return self.runtime.lease if self._lease is None else self._lease.lease
 
     def lease_id(self) -> int:
-        """The id of this process's lease, and so of the instance that it registers."""
-        return self.runtime.lease.id
+        """The id of that lease, and so of the instance that it registers."""
+        return self.lease.id
 
-    async def serve_endpoint(self, handler: EndpointHandler, graceful_shutdown: bool = True) -> None:
-        """Serve until the runtime shuts down.
+    async def serve_endpoint(
+        self,
+        handler: EndpointHandler,
+        graceful_shutdown: bool | CustomLease | None = True,
+        lease: CustomLease | None = None,
+    ) -> None:
+        """Serve until the runtime shuts down, or the lease that was given is revoked.
 
         `handler` takes `(request)` or `(request, context)` and is an async generator, an async function
         or, run in a thread, their sync kin. With `graceful_shutdown` the requests that run may finish
-        for 30 seconds; without it they end with `EngineShutdown` at once.
+        for 30 seconds; without it they end with `EngineShutdown` at once. A lease, or None, in its place is
+        what older code gives: the lease.
         """
-        served = await self.serve(handler, drain_s=DRAIN_S if graceful_shutdown else 0.0)
+        if not isinstance(graceful_shutdown, bool):
+            lease = lease or graceful_shutdown
+            graceful_shutdown = True
+        lease = lease or self._lease
+        served = await self.serve(handler, drain_s=DRAIN_S if graceful_shutdown else 0.0, lease=lease)
         try:
-            await self.runtime.wait_for_shutdown()
+            await _first_of(self.runtime.primary_token(), *(() if lease is None else (lease.revoked,)))
         finally:
             await served.close()
 
     async def serve(
-        self, handler: EndpointHandler, *, drain_s: float = DRAIN_S, request_type: type[T] | None = None
+        self,
+        handler: EndpointHandler,
+        *,
+        drain_s: float = DRAIN_S,
+        request_type: type[T] | None = None,
+        lease: CustomLease | None = None,
     ) -> ServedEndpoint:
         """Listen, then register; return when the endpoint can be called.
 
         `request_type`, a msgspec type, is what requests are decoded into; without it they are plain values.
-        A process serves an endpoint once: raises `InvalidArgument` if this one does so already.
+        With `lease` the instance lives, and is known, by that instead of the process's own. A process serves
+        an endpoint once under each: raises `InvalidArgument` if this one does so already.
         """
         decode: Callable[[bytes], object] = _codec.decode_plain
         if request_type is not None:
             decode = _codec.typed_decoder(request_type)
-        runtime = self.runtime
-        listener = await runtime.requests.listen(serve_bytes(handler, decode, runtime.threads))
-        instance_id = runtime.lease.id
+        runtime, lease = self.runtime, lease or self._lease
+        measured = runtime.measure(self.id)
+        listener = await runtime.requests.listen(serve_bytes(handler, decode, runtime.threads, measured))
+        claim = runtime.lease if lease is None else lease.lease
         record = InstanceRecord(
             self.id.namespace,
             self.id.component,
             self.id.endpoint,
-            instance_id,
+            claim.id,
             {listener.address.partition(":")[0]: listener.address},
         )
-        key = self.id.instance_key(instance_id)
-        served = ServedEndpoint(runtime.discovery, key, instance_id, listener, drain_s, runtime.release)
+        key = self.id.instance_key(claim.id)
+        served = ServedEndpoint(self.id, runtime.discovery, claim.id, listener, drain_s, runtime.release)
         try:
-            if not await runtime.discovery.create(key, msgspec.json.encode(record), runtime.lease):
+            if not await runtime.discovery.create(key, msgspec.json.encode(record), claim):
                 raise InvalidArgument(f"this process serves {self.id} already; close that first", endpoint=str(self.id))
             runtime.adopt(served)
         except InvalidArgument:
@@ -103,6 +137,8 @@ class Endpoint:
             # It may be registered nevertheless, with nobody behind it.
             await served.close(drain_s=0.0)
             raise
+        if lease is not None:
+            lease.hold(served)
         return served
 
     async def client(self) -> Client:
@@ -116,3 +152,15 @@ class Endpoint:
             await client.close()
             raise
         return client
+
+
+async def _first_of(*tokens: CancellationToken) -> None:
+    """Wait until one of the tokens is cancelled."""
+    cancelled = asyncio.Event()
+    for token in tokens:
+        token.add_callback(cancelled.set)
+    try:
+        await cancelled.wait()
+    finally:
+        for token in tokens:
+            token.remove_callback(cancelled.set)

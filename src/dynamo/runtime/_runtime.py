@@ -17,9 +17,14 @@ from dynamo._core.errors import DynamoError
 from dynamo._core.request_plane import RequestPlane, open_request_plane
 from dynamo.runtime._client import Client
 from dynamo.runtime._component import Endpoint, Namespace
+from dynamo.runtime._health import Health
+from dynamo.runtime._lease import CustomLease
+from dynamo.runtime._measured import Measured
 from dynamo.runtime._serving import ServedEndpoint
+from dynamo.runtime._system import SystemServer, system_settings
 from dynamo.runtime._threads import HandlerThreads
 
+Part = ServedEndpoint | Client | CustomLease
 T = TypeVar("T")
 
 #: Threads for handlers that are plain functions.
@@ -31,7 +36,8 @@ class DistributedRuntime:
 
     `discovery` and `request_plane` are URLs, or implementations to share; without them the environment
     (`DYN_DISCOVERY`, `DYN_REQUEST_PLANE`) says, and without that the processes of one user on one host
-    find each other. Leaving unregisters and drains what is served, then ends the lease.
+    find each other. Leaving unregisters and drains what is served, then ends the lease. With
+    `DYN_SYSTEM_PORT` set, a system server tells of its health and its counters from entry to exit.
     """
 
     def __init__(
@@ -51,15 +57,24 @@ class DistributedRuntime:
         self._lease: Lease | None = None
         self._threads: HandlerThreads | None = None
         self._shutdown = CancellationToken()
-        # What this process serves and follows, until it is closed.
-        self._parts: set[ServedEndpoint | Client] = set()
+        self._system: SystemServer | None = None
+        self._measured: dict[EndpointId, Measured] = {}
+        self._joined_at: float | None = None
+        # What this process serves, follows and claims, until it is closed.
+        self._parts: set[Part] = set()
+        self._health = Health(self._shutdown, self._served)
         self._has_served = False
         self._closed = False
 
     async def __aenter__(self) -> DistributedRuntime:
+        self._joined_at = asyncio.get_running_loop().time()
         at = self._discovery_at
-        self._discovery = open_discovery(at) if isinstance(at, str) else at
+        settings = system_settings(os.environ)
         try:
+            if settings is not None:  # first, so that it can tell of a start that takes long
+                self._system = SystemServer(self, settings)
+                await self._system.start()
+            self._discovery = open_discovery(at) if isinstance(at, str) else at
             self._requests = (
                 open_request_plane(self._requests_at) if isinstance(self._requests_at, str) else self._requests_at
             )
@@ -80,16 +95,20 @@ class DistributedRuntime:
         # served: a handler that drains may still call others.
         async with AsyncExitStack() as ends:
             ends.callback(self._end_threads)
+            if self._system is not None:
+                ends.push_async_callback(self._system.stop)
+            ends.callback(self._health.close)
             if self._discovery is not None and isinstance(self._discovery_at, str):
                 ends.push_async_callback(self._discovery.close)
             if self._requests is not None and isinstance(self._requests_at, str):
                 ends.push_async_callback(self._requests.close)
             if self._lease is not None:
                 ends.push_async_callback(self._lease.close)
+            ends.push_async_callback(self._close_parts, CustomLease)
             ends.push_async_callback(self._close_parts, Client)
             ends.push_async_callback(self._close_parts, ServedEndpoint)
 
-    async def _close_parts(self, kind: type[ServedEndpoint | Client]) -> None:
+    async def _close_parts(self, kind: type[Part]) -> None:
         """Close all of a kind, whatever becomes of each; then raise the first error."""
         parts = [part for part in self._parts if isinstance(part, kind)]
         outcomes = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
@@ -131,6 +150,40 @@ class DistributedRuntime:
     def event_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
+    # How it is.
+
+    @property
+    def system_url(self) -> str | None:
+        """Where the system server of this process listens; None if it is off."""
+        return None if self._system is None else self._system.url
+
+    def set_health_status(self, ready: bool) -> None:
+        """Say whether this process is ready; without a word it is as soon as it serves an endpoint.
+
+        What is not there, drains, or has a check that is not true is not ready whatever is said here.
+        """
+        self._health.declared = ready
+
+    @property
+    def health(self) -> Health:
+        """Whether it is alive and ready, and the checks that are asked."""
+        return self._health
+
+    def uptime_s(self) -> float:
+        """How long ago it joined."""
+        return asyncio.get_running_loop().time() - _entered(self._joined_at)
+
+    def _served(self) -> list[ServedEndpoint]:
+        return [part for part in self._parts if isinstance(part, ServedEndpoint)]
+
+    def measure(self, id: EndpointId) -> Measured:
+        """The counters of an endpoint; they go on when it is closed and served again."""
+        return self._measured.setdefault(id, Measured(str(id)))
+
+    def measured(self) -> dict[EndpointId, Measured]:
+        """The counters of every endpoint that was served here."""
+        return dict(self._measured)
+
     # What it holds.
 
     @property
@@ -157,14 +210,24 @@ class DistributedRuntime:
             self._threads = HandlerThreads(HANDLER_THREADS_MAX)
         return self._threads
 
-    def adopt(self, part: ServedEndpoint | Client) -> None:
+    async def grant_custom_lease(self, ttl_s: float) -> CustomLease:
+        """Return a lease beside the process's own; it ends with the runtime, or when it is revoked."""
+        lease = CustomLease(await self.discovery.grant(ttl_s), self.discovery, self.release)
+        try:
+            self.adopt(lease)
+        except BaseException:
+            await lease.close()
+            raise
+        return lease
+
+    def adopt(self, part: Part) -> None:
         """See to it that `part` ends with the runtime, if it was not closed before."""
         if self._closed:
             raise DynamoError("this runtime is closed; open a new one")
         self._parts.add(part)
         self._has_served = self._has_served or isinstance(part, ServedEndpoint)
 
-    def release(self, part: ServedEndpoint | Client) -> None:
+    def release(self, part: Part) -> None:
         """Forget a part that was closed."""
         self._parts.discard(part)
 

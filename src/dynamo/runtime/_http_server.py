@@ -1,0 +1,125 @@
+"""uvicorn as a part of a process that owns its signals and its end itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import uvicorn
+
+from dynamo._core.errors import ConfigError
+from dynamo.runtime._http_protocol import HttpProtocol
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+BACKLOG = 2048
+#: How long connections and the application's own shutdown may take when the requests have ended.
+CLOSE_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+#: How long a connection that was accepted just before the end may take to send its request.
+HEAR_OUT_S = 0.1
+
+
+class HttpServer:
+    """Serves an application on a socket that is bound already. `on_end` is called when it serves no more."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        on_end: Callable[[], None],
+        *,
+        lifespan: Literal["auto", "off"] = "auto",
+    ) -> None:
+        # What a client gets wrong is answered, not logged.
+        config = uvicorn.Config(
+            app,
+            http=HttpProtocol,
+            lifespan=lifespan,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+        )
+        self._server = _Server(config)
+        #: Where it listens.
+        self.url = url_of(bound)
+        self._socket = bound
+        self._on_end = on_end
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when the server accepts. Raises `ConfigError` if the application's own startup failed."""
+        self._task = asyncio.create_task(self._run())
+        accepting = asyncio.create_task(self._server.accepting.wait())
+        try:
+            await asyncio.wait([self._task, accepting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            accepting.cancel()
+        if self._task.done():
+            ended, self._task = self._task, None
+            ended.result()
+
+    async def stop(self, drain_s: float) -> None:
+        """Accept no more, and let the requests that run end within `drain_s`. A later call waits, too."""
+        if self._task is None:
+            return
+        self._server.config.timeout_graceful_shutdown = max(1, round(drain_s))
+        self._server.should_exit = True
+        # An application that is still starting has nothing to let end, and its end may take no longer than ours.
+        patience_s = drain_s + CLOSE_S if self._server.accepting.is_set() else 0.0
+        await asyncio.wait([self._task], timeout=patience_s)
+        if self._task.done():
+            self._task.result()
+            return
+        logger.warning("the application at %s does not end; going on without it", self.url)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            await self._server.serve(sockets=[self._socket])
+        except SystemExit:
+            # uvicorn ends the process when a lifespan fails; here it is one part of a process.
+            raise ConfigError("the startup of the FastAPI application failed; its log says why") from None
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {self.url}: {error.strerror or error}") from error
+        finally:
+            self._on_end()
+
+
+def url_of(bound: socket.socket) -> str:
+    """The URL of a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its signal handlers: the process has its own."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Accept no more, but hear out who was accepted just now: their requests are on the way, and uvicorn
+        # would close their connections.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(HEAR_OUT_S)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
