@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import assert_type
 
 import msgspec
 import pytest
@@ -15,8 +16,9 @@ from dynamo._core.discovery.base import Change, Synced
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import ConfigError, ProtocolError
 from dynamo._core.request_plane.inproc import InprocPlane
-from dynamo.runtime import CannotConnect, Client, DistributedRuntime, DynamoError, NoInstances
+from dynamo.runtime import CannotConnect, Client, DistributedRuntime, DynamoError, NoInstances, ResponseStream
 from dynamo.runtime._client import next_in_turn
+from dynamo.runtime._codec import JsonValue
 
 DEADLINE_S = 10.0
 
@@ -223,3 +225,15 @@ async def test_a_client_of_a_closed_runtime_cannot_be_made() -> None:
         await endpoint.serve(one)
     with pytest.raises(NoInstances):
         await client.generate(None)
+
+
+async def test_the_older_names_of_a_client_mean_the_same(runtime: DistributedRuntime) -> None:
+    endpoint = runtime.endpoint("ns.comp.ep")
+    served = await endpoint.serve(one)
+    client = await endpoint.client()
+    assert await client.wait_for_endpoints() == [served.instance_id]
+    assert client.endpoint_ids() == [served.instance_id]
+    assert [item async for item in await client.random(None, annotated=False)] == [1]
+    assert [item.data() async for item in await client.static(None)] == [1]
+    assert_type(client.endpoint_ids(), list[int])
+    assert_type(await client.static(None, annotated=False), ResponseStream[JsonValue])

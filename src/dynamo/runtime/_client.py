@@ -127,6 +127,10 @@ class Client:
             ) from None
         return list(self._ids)
 
+    # Their older names.
+    endpoint_ids = instance_ids
+    wait_for_endpoints = wait_for_instances
+
     async def wait_for_change(self) -> None:
         """Wait until the next change of who is alive. Raises `DynamoError` if none can come any more."""
         self._check_follows()
@@ -164,6 +168,8 @@ class Client:
         return await self._call(self._random, request, annotated, context, item_type)
 
     random = generate
+    #: The older name for a service that is not discovered. Every service is, so it is the same.
+    static = generate
 
     @overload
     async def round_robin(
