@@ -10,12 +10,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import chat, machine, rpc, startup
+from benchmarks import chat, depends, machine, rpc, serve, startup
 from benchmarks.children import BenchmarkFailed
 from benchmarks.peer import PEER_VERSION, installed_peer
 from benchmarks.systems import ours
 
-_BENCHMARKS = {"rpc": rpc, "http": chat, "startup": startup}
+_BENCHMARKS = {"rpc": rpc, "http": chat, "startup": startup, "depends": depends, "serve": serve}
+#: These measure what the published system does not have.
+_WITHOUT_PEER = ("depends", "serve")
 _QUICK = {"window_s": 0.2, "runs": 1, "concurrency": [1, 4]}
 
 
@@ -30,7 +32,7 @@ def main() -> int:
     except BenchmarkFailed as error:
         print(f"{options.benchmark} failed: {error}", file=sys.stderr)
         return 1
-    print(results.table(benchmark.COLUMNS))
+    print(results.table(benchmark.COLUMNS, benchmark.RATIO_HEADING))
     if options.json:
         raw = {"machine": facts, "measurements": [asdict(one) for one in results.measurements]}
         options.json.write_text(json.dumps(raw, indent=1))
@@ -49,6 +51,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run to FILE")
     parser.add_argument("--quick", action="store_true", help="show that it works: one short run, figures mean little")
     options = parser.parse_args()
+    if options.peer and options.benchmark in _WITHOUT_PEER:
+        parser.error(f"--peer: there is nothing to compare {options.benchmark} with")
     defaults = {"window_s": 2.0, "runs": 3, "concurrency": None} | (_QUICK if options.quick else {})
     for name, value in defaults.items():
         if getattr(options, name) is None:
@@ -59,7 +63,9 @@ def _options() -> argparse.Namespace:
 _WHAT = (
     "rpc: unary calls and streams between two Python processes. "
     "http: streamed chat completions through the frontend and one Python worker. "
-    "startup: import time, time to the first answer, idle memory."
+    "startup: import time, time to the first answer, idle memory. "
+    "depends: a call from one service to another, beside a call of a bare client. "
+    "serve: how soon `dynamo serve` has a graph of ten services ready, and has it ended after Ctrl-C."
 )
 _EPILOG = "Figures are medians with [smallest-largest]; call differences below 1.5x ties on a shared machine."
 _started = time.monotonic()

@@ -30,6 +30,7 @@ COLUMNS = (
     Column("worker_us_per_token", "worker us/token"),
     Column("load_cores", "load gen. cores"),
 )
+RATIO_HEADING = "ours/this"
 WORKLOAD = "chat stream"
 _MODEL = ROOT / ".cache" / "bench-model"
 _MAKE_MODEL = ROOT / "examples" / "llm" / "make_tiny_model.py"

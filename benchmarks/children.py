@@ -72,14 +72,14 @@ class Stage:
 
     def __init__(self, system: System, directory: Path) -> None:
         self.system = system
-        self._directory = directory
+        self.directory = directory
         self._numbers = itertools.count()
         self._children: list[Child] = []
 
     async def start(self, module: str, *arguments: str, python: str | None = None) -> Child:
         """Start `python -m module`, with this system's Python unless told, to meet the stage's other processes."""
-        log = self._directory / f"{next(self._numbers)}.log"
-        meeting_place = self._directory / "discovery"
+        log = self.directory / f"{next(self._numbers)}.log"
+        meeting_place = self.directory / "discovery"
         meeting_place.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -93,7 +93,7 @@ class Stage:
 
     async def measure(self, module: str, *arguments: str, deadline_s: float, python: str | None = None) -> Any:
         """Run a child that measures to its end, while the others must stay alive, and return what it reported."""
-        report = self._directory / f"{next(self._numbers)}.json"
+        report = self.directory / f"{next(self._numbers)}.json"
         others = list(self._children)
         child = await self.start(module, *arguments, "--report", str(report), python=python)
         ends = [asyncio.ensure_future(one.ended()) for one in (child, *others)]

@@ -35,11 +35,11 @@ class Results:
 
     measurements: list[Measurement] = field(default_factory=list)
 
-    def table(self, columns: Sequence[Column]) -> str:
+    def table(self, columns: Sequence[Column], ratio_heading: str) -> str:
         """Return one row per cell and system. The system measured first is ours: others are compared with it."""
         header = ["workload", "c", "system"]
         for column in columns:
-            header += [column.heading, "ours/this"] if column.ratio else [column.heading]
+            header += [column.heading, ratio_heading] if column.ratio else [column.heading]
         systems = list(dict.fromkeys(one.system for one in self.measurements))
         rows = [header]
         for workload, concurrency in dict.fromkeys((one.workload, one.concurrency) for one in self.measurements):

@@ -28,6 +28,7 @@ COLUMNS = (
     Column("client_us_per_item", "client us/item"),
     Column("client_cores", "load gen. cores"),
 )
+RATIO_HEADING = "ours/this"
 _GRACE_S = 60.0
 
 

@@ -16,6 +16,7 @@ from benchmarks.report import Column, Measurement, Results
 from benchmarks.systems import System
 
 COLUMNS = (Column("value", "median", ratio=True),)
+RATIO_HEADING = "ours/this"
 _REPEATS = 5
 _DEADLINE_S = 90.0
 _SETTLE_S = 1.0

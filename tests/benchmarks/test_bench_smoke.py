@@ -18,22 +18,45 @@ pytestmark = [
 
 
 def bench(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=150
-    )
+    done = run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=150
+    )
+
+
 @pytest.mark.parametrize(
     ("benchmark", "row"),
-    [("rpc", "with turns"), ("http", "chat stream"), ("startup", "worker joins: serve to first answer, ms")],
+    [
+        ("rpc", "with turns"),
+        ("http", "chat stream"),
+        ("startup", "worker joins: serve to first answer, ms"),
+        ("serve", "chain of 10"),
+    ],
 )
 def test_a_quick_run_prints_a_table(benchmark: str, row: str) -> None:
     lines = bench(benchmark, "--quick").splitlines()
 
     assert lines[0].startswith("cpu ")
     assert any(line.startswith(f"| {row}") and "| ours |" in line.replace("  ", "") for line in lines)
+
+
+def test_calls_through_depends_are_measured_beside_those_of_a_bare_client() -> None:
+    rows = bench("depends", "--quick").splitlines()
+
+    for workload in ("unary", "stream 128", "unary, models", "stream 128, models"):
+        for way in ("depends", "bare client"):
+            assert [row for row in rows if row.startswith(f"| {workload} ") and f" {way} |" in row]
+
+
+def test_what_the_published_system_does_not_have_is_not_compared_with_it() -> None:
+    done = run("depends", "--peer")
+    assert done.returncode == 2
+    assert "--peer: there is nothing to compare depends with" in done.stderr
 
 
 def test_every_figure_of_every_run_is_written_on_request(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from tests.sdk.services import Request, Worker
@@ -118,6 +119,98 @@ async def test_an_exception_crosses_hops_without_nesting(chain: World) -> None:
             items.append(item)
     assert items == [0, 1]
     assert str(raised.value) == "LookupError: no more numbers"
+
+
+class Refused(Exception):
+    """An error of the user's own."""
+
+
+MESSAGE = "line one\nline two: \N{SNOWMAN}"
+
+
+@service
+class Bottom:
+    @dynamo_endpoint()
+    async def stream(self, request: int) -> AsyncIterator[int]:
+        for number in range(request):
+            yield number
+        raise Refused(MESSAGE)
+
+    @dynamo_endpoint()
+    async def unary(self, request: int) -> int:
+        raise Refused(MESSAGE)
+
+    @dynamo_endpoint()
+    def sync(self, request: int) -> int:
+        raise Refused(MESSAGE)
+
+    @dynamo_endpoint()
+    def sync_stream(self, request: int) -> Iterator[int]:
+        yield from range(request)
+        raise Refused(MESSAGE)
+
+
+class Relay:
+    """Three services like this one stand between the caller and the failure."""
+
+    @dynamo_endpoint()
+    async def stream(self, request: list[object]) -> AsyncIterator[object]:
+        async for item in self.ask(request):
+            yield item
+
+    @dynamo_endpoint()
+    async def unary(self, request: list[object]) -> object:
+        return await self.ask(request)
+
+    @dynamo_endpoint()
+    def sync(self, request: list[object]) -> object:
+        return self.ask(request)  # awaited for it, on the loop
+
+    def ask(self, request: list[object]) -> Any:
+        """Call the next one in the way that it goes by, or the bottom with the count of items."""
+        how, *rest = request
+        return getattr(getattr(self, "next"), str(how))(rest if len(rest) > 1 else rest[0])  # noqa: B009
+
+
+@service
+class ThirdHop(Relay):
+    next = depends(Bottom)
+
+
+@service
+class SecondHop(Relay):
+    next = depends(ThirdHop)
+
+
+@service
+class FirstHop(Relay):
+    next = depends(SecondHop)
+
+
+@pytest.mark.parametrize(
+    ("ways", "items"),
+    [
+        (["stream", "stream", "stream", "stream"], [0, 1, 2]),
+        (["stream", "stream", "stream", "sync_stream"], [0, 1, 2]),
+        (["unary", "unary", "unary", "unary"], []),
+        (["stream", "unary", "sync", "sync"], []),
+        (["sync", "sync", "sync", "sync"], []),
+    ],
+)
+async def test_an_error_is_the_same_after_three_hops_and_the_items_before_it(
+    world: World, ways: list[str], items: list[int]
+) -> None:
+    for hop in (Bottom, ThirdHop, SecondHop, FirstHop):
+        await world.run(hop)
+    client = await world.client(FirstHop, ways[0])
+    received = []
+    with pytest.raises(HandlerError) as raised:
+        async for item in await client.generate([*ways[1:], 3], annotated=False):
+            received.append(item)
+    assert received == items
+    assert raised.value.type_name == "Refused"
+    assert raised.value.message == MESSAGE
+    assert str(raised.value) == f"Refused: {MESSAGE}"
 
 
 ended = asyncio.Event()

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property, partialmethod
 from typing import TypeVar, overload
 
 from dynamo._core.address import check_name
 from dynamo._core.errors import InvalidArgument
 
 _MARK = "__dynamo_endpoint__"
+_NO_METHODS = (staticmethod, classmethod, property, cached_property, partialmethod, type)
 HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -43,6 +45,8 @@ class EndpointSpec:
     function: Callable[..., object]
     transports: frozenset[DynamoTransport]
     http_method: str
+    #: The functions of base classes, and so of interfaces, that it stands for; the nearest first.
+    overridden: tuple[Callable[..., object], ...] = ()
 
     @property
     def on_plane(self) -> bool:
@@ -104,41 +108,58 @@ def collect_endpoints(cls: type) -> dict[str, EndpointSpec]:
     """Return the endpoints of a class and its bases by name, in the order of definition."""
     by_attribute: dict[str, EndpointSpec] = {}
     for base in reversed(cls.__mro__):
-        for attribute, function in vars(base).items():
-            mark = _mark_of(function)
+        for attribute, value in vars(base).items():
+            mark = _mark_of(value)
             if mark is None:
                 by_attribute.pop(attribute, None)  # overridden without a decorator: no endpoint any more
             else:
-                by_attribute[attribute] = _spec(cls, attribute, function, mark)
+                by_attribute[attribute] = _spec(cls, attribute, value, mark)
     endpoints: dict[str, EndpointSpec] = {}
     for spec in by_attribute.values():
         if spec.name in endpoints:
             other = endpoints[spec.name].attribute
             raise TypeError(f"{cls.__name__} has two endpoints named {spec.name!r}: {other} and {spec.attribute}")
         endpoints[spec.name] = spec
+    on_plane = {name: spec for name, spec in endpoints.items() if spec.on_plane}
+    for spec in on_plane.values():
+        other_spec = on_plane.get(spec.attribute, spec)
+        if other_spec is not spec:
+            raise TypeError(
+                f"{cls.__name__}.{spec.attribute} is the endpoint {spec.name!r}, and {spec.attribute!r} is "
+                f"{other_spec.attribute}: a caller could mean either; rename one"
+            )
     return endpoints
 
 
-def _mark_of(function: object) -> _Mark | None:
-    # On the function inside a staticmethod or classmethod, if that stands above our decorator.
-    return getattr(function, _MARK, None) or getattr(getattr(function, "__func__", None), _MARK, None)
+def _mark_of(value: object) -> _Mark | None:
+    """The mark of what is in a class, also on the function inside, if something else stands above our decorator."""
+    inside = (getattr(value, name, None) for name in ("__func__", "fget", "func"))
+    marks = (getattr(one, "__dict__", {}).get(_MARK) for one in (value, *inside))
+    return next((mark for mark in marks if mark is not None), None)
 
 
-def _spec(cls: type, attribute: str, function: Callable[..., object], mark: _Mark) -> EndpointSpec:
-    if isinstance(function, staticmethod | classmethod):
-        raise TypeError(f"{cls.__name__}.{attribute}: an endpoint is a plain method, not a {type(function).__name__}")
-    name = mark.name or attribute
+def _spec(cls: type, attribute: str, value: object, mark: _Mark) -> EndpointSpec:
+    # Only what binds to an instance is called with it: a partial or a callable object is not.
+    if isinstance(value, _NO_METHODS) or not callable(value) or not hasattr(value, "__get__"):
+        raise TypeError(f"{cls.__name__}.{attribute}: an endpoint is a plain method, not a {type(value).__name__}")
+    name = attribute if mark.name is None else mark.name
     try:
         check_name("endpoint name", name)
     except InvalidArgument as error:
         raise TypeError(f"{cls.__name__}.{attribute}: {error.message}") from error
-    return EndpointSpec(name, attribute, function, mark.transports, mark.http_method)
+    others = [vars(base)[attribute] for base in cls.__mro__ if attribute in vars(base)][1:]
+    overridden = tuple(other for other in others if callable(other))
+    return EndpointSpec(name, attribute, value, mark.transports, mark.http_method, overridden)
 
 
 def _decorator(
     name: Method | str | None, transports: Iterable[DynamoTransport], http_method: str | None
 ) -> Method | Callable[[Method], Method]:
+    if isinstance(transports, str):
+        transports = [DynamoTransport(transports)]
     kinds = frozenset(DynamoTransport(transport) for transport in transports)
+    if not kinds:
+        raise ValueError("transports is empty, so nobody could call the endpoint; leave it out, or name one")
     if http_method is not None and DynamoTransport.HTTP not in kinds:
         raise ValueError("http_method can only be specified for endpoints with HTTP transport")
     method_name = (http_method or "POST").upper()
@@ -148,7 +169,10 @@ def _decorator(
     def mark(function: Method) -> Method:
         if not callable(function):
             raise TypeError(f"an endpoint must be a method, got {type(function).__name__}")
-        setattr(function, _MARK, _Mark(name if isinstance(name, str) else None, kinds, method_name))
+        try:
+            setattr(function, _MARK, _Mark(name if isinstance(name, str) else None, kinds, method_name))
+        except AttributeError:  # a built-in function, or a bound method
+            raise TypeError(f"an endpoint must be a method, got {function!r}") from None
         return function
 
     if name is None or isinstance(name, str):

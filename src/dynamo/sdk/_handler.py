@@ -1,27 +1,28 @@
-"""From a request on the wire to a call of a service's method.
+"""From a request on the wire to a call of a service's method, and what its caller makes of the answer.
 
-The annotation of the first parameter says what the method wants. For a pydantic model, JSON text and
-objects are both validated; anything else is passed as it came.
+The annotation of the first parameter says what the method wants, and that of its result what it answers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from types import SimpleNamespace
-from typing import cast, get_type_hints
-
-from pydantic import BaseModel, ValidationError
+from contextvars import copy_context
+from typing import cast
 
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
+from dynamo.sdk._annotations import answer_type, request_type
+from dynamo.sdk._call import Call
 from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import EndpointSpec
+from dynamo.sdk._payload import Misfit, Reader, reader_of
 
 Handler = Callable[[object, Context], object]
 
-_SHOWN_CHARS_MAX = 200
+#: The names by which an optional second parameter is the context of the request.
+CONTEXT_NAMES = ("context", "ctx")
 
 
 def bind_handler(instance: object, spec: EndpointSpec) -> Handler:
@@ -42,66 +43,96 @@ def bind_handler(instance: object, spec: EndpointSpec) -> Handler:
 
         async def unary(request: object, context: Context) -> object:
             request_context.set(context)
-            return await cast("Awaitable[object]", method(*arguments(request, context)))
+            return _answer(await cast("Awaitable[object]", method(*arguments(request, context))))
 
         return unary
 
-    # A plain function, or a generator: the runtime runs it beside the loop.
+    # A plain function, or a generator: the runtime runs it beside the loop, in a thread that is used again.
     def plain(request: object, context: Context) -> object:
-        return method(*arguments(request, context))
+        def call() -> object:
+            request_context.set(context)
+            return _answer(method(*arguments(request, context)))
+
+        return copy_context().run(call)
 
     return plain
 
 
+def _answer(result: object) -> object:
+    """What a method returned; a call of another service is answered with everything that it answers."""
+    return _all_of(result) if isinstance(result, Call) else result
+
+
+async def _all_of(call: Call) -> AsyncIterator[object]:
+    async with call:
+        async for item in call:
+            yield item
+
+
 def argument_reader(spec: EndpointSpec) -> Callable[[object, Context], tuple[object, ...]]:
     """Return how a request becomes the arguments of an endpoint. Raises TypeError if it cannot."""
-    name = spec.function.__qualname__
+    name = _name_of(spec.function)
+    answer_reader(spec)  # raises if its callers could not read the answer
+    takes = f"{name} cannot serve an endpoint: it must take"
     parameters = list(inspect.signature(spec.function).parameters.values())
     if not parameters:
-        raise TypeError(f"{name} cannot serve an endpoint: it must take (self, request)")
+        raise TypeError(f"{takes} (self, request)")
     parameters = parameters[1:]
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
-    if any(parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD) for parameter in required):
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in required):
         raise TypeError(f"{name} cannot serve an endpoint: its parameters must be positional")
-    if not parameters:
+    positional = [one for one in parameters if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)]
+    if not positional:
         return lambda request, context: ()
-    if len(required) > 2:
-        raise TypeError(f"{name} cannot serve an endpoint: it must take (self, request) or (self, request, context)")
-    read = _reader(spec, parameters[0])
-    if len(parameters) > 1 and (len(required) == 2 or parameters[1].name == "context"):
+    if sum(parameter.kind is not parameter.VAR_KEYWORD for parameter in required) > 2:
+        raise TypeError(f"{takes} (self, request) or (self, request, context)")
+    read = _request_reader(spec, positional[0])
+    if takes_context(positional):
         return lambda request, context: (read(request), context)
     return lambda request, context: (read(request),)
 
 
-def _reader(spec: EndpointSpec, parameter: inspect.Parameter) -> Callable[[object], object]:
-    wanted = _resolved(spec, parameter)
-    if not (isinstance(wanted, type) and issubclass(wanted, BaseModel)):
+def takes_context(positional: Sequence[inspect.Parameter]) -> bool:
+    """Whether the second of these parameters of a handler is the context: it needs one, or is named so."""
+    if len(positional) < 2 or positional[1].kind is inspect.Parameter.VAR_POSITIONAL:
+        return False
+    return positional[1].default is inspect.Parameter.empty or positional[1].name in CONTEXT_NAMES
+
+
+def answer_reader(spec: EndpointSpec) -> Reader | None:
+    """Return how an item of an answer becomes what the annotation of the endpoint says; None if it says nothing.
+
+    An endpoint without the annotation answers as the method of the interface or base class that it overrides.
+    Raises TypeError if the type is unknown at run time, or no answer could be one.
+    """
+    for function in (spec.function, *spec.overridden):
+        if inspect.signature(function).return_annotation is not inspect.Signature.empty:
+            wanted = answer_type(function)
+            return _reader_of(wanted, f"{_name_of(function)}: the type that it returns")
+    return None
+
+
+def _request_reader(spec: EndpointSpec, parameter: inspect.Parameter) -> Reader:
+    wanted = request_type(spec.function, parameter)
+    read = _reader_of(wanted, f"{_name_of(spec.function)}: the type of {parameter.name!r}")
+    if read is None:
         return lambda request: request
-    model = wanted
 
-    def read(request: object) -> object:
+    def read_request(request: object) -> object:
         try:
-            if isinstance(request, str):
-                return model.model_validate_json(request)
-            if isinstance(request, dict):
-                return model.model_validate(request)
-        except ValidationError as error:
+            return read(request)
+        except Misfit as error:
             raise InvalidArgument(f"Invalid request: {error}") from None
-        raise InvalidArgument(f"Invalid request: {str(request)[:_SHOWN_CHARS_MAX]}")
 
-    return read
+    return read_request
 
 
-def _resolved(spec: EndpointSpec, parameter: inspect.Parameter) -> object:
-    """The annotation itself, where the source has it as a string or imports annotations from the future."""
-    if parameter.annotation is parameter.empty:
-        return None
-    holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
-    names = getattr(inspect.unwrap(spec.function), "__globals__", {})
+def _reader_of(wanted: object, which: str) -> Reader | None:
     try:
-        return get_type_hints(holder, globalns=names)[parameter.name]
-    except Exception as error:  # whatever the user's expression raises
-        raise TypeError(
-            f"{spec.function.__qualname__}: the type {parameter.annotation!r} of {parameter.name!r} is unknown at run "
-            f"time; define or import it at the top of the module ({error})"
-        ) from error
+        return reader_of(wanted)
+    except TypeError as error:
+        raise TypeError(f"{which} will not do: {error}") from error
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
