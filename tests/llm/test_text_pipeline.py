@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -89,6 +90,14 @@ async def test_the_whole_answer_is_what_the_chunks_add_up_to(tiny_model: Path) -
     }
 
 
+async def test_chunks_may_be_texts_that_are_their_json(tiny_model: Path) -> None:
+    chunks = [json.dumps(delta(role="assistant", content="Hel")), delta(content="lo"), json.dumps(delta("stop"))]
+    sent, _ = await ask(tiny_model, chunks, parse(ChatRequest, CHAT | {"stream": True}))
+    assert sent[0]["choices"] == delta(role="assistant", content="Hel")["choices"]
+    [whole], _ = await ask(tiny_model, chunks, parse(ChatRequest, CHAT))
+    assert whole["choices"][0]["message"]["content"] == "Hello"
+
+
 async def test_completions_add_up_too(tiny_model: Path) -> None:
     chunks = [
         {"choices": [{"index": 0, "text": "It ", "finish_reason": None}]},
@@ -114,7 +123,9 @@ async def test_completions_add_up_too(tiny_model: Path) -> None:
         ([{"choices": [{"index": 0, "finish_reason": 5}]}], ProtocolError, "no text: 5"),
         ([{"error": {"message": "out of memory"}}], HandlerError, "out of memory"),
         ([delta(content="x"), {"error": "out of memory"}], HandlerError, "out of memory"),
-        (["text"], ProtocolError, "cannot be read"),
+        (["text"], ProtocolError, "not the JSON of a chunk"),
+        (["[]"], ProtocolError, "list where a chunk is expected"),
+        ([5], ProtocolError, "int where a chunk is expected"),
     ],
 )
 async def test_a_worker_that_breaks_its_word_is_an_error(

@@ -1,7 +1,8 @@
-"""The start of every command: what must hold before anything else is imported."""
+"""The start of every command: what must hold before anything else is imported, and how it ends."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -10,13 +11,19 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that the command line names."""
+    start("dynamo.cli._app")
+
+
+def start(module: str) -> None:
+    """Run the `app` of a module. A command line that is wrong is one line on stderr."""
     _open_closed_streams()
     try:
-        from dynamo.cli._app import app
+        from dynamo.cli._usage import run
 
-        app()
+        status = run(importlib.import_module(module).app)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 def _open_closed_streams() -> None:

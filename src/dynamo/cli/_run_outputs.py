@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeVar
 
-from dynamo._core.address import MODEL_CARDS, EndpointId
+from dynamo._core.address import MODEL_CARDS, REGISTRATIONS, EndpointId
 from dynamo._core.discovery import discovery_url_from_env, open_discovery
 from dynamo._core.discovery.base import LEASE_TTL_S, Change, Discovery, Lease
 from dynamo._core.errors import EngineShutdown
@@ -146,7 +146,7 @@ async def _never() -> EngineShutdown:
 
 
 class OneEndpoint:
-    """A discovery in which only the models of one endpoint can be seen. All else is as it is."""
+    """A discovery in which only the models that workers serve at one endpoint can be seen. All else is as it is."""
 
     def __init__(self, discovery: Discovery, endpoint: EndpointId) -> None:
         self._discovery = discovery
@@ -174,4 +174,6 @@ class OneEndpoint:
         await self._discovery.close()
 
     def _seen(self, prefix: str) -> str:
+        if prefix.startswith(REGISTRATIONS):
+            return f"{REGISTRATIONS}./"  # there is nothing: no name begins with a dot
         return self._cards if prefix == MODEL_CARDS else prefix

@@ -3,6 +3,9 @@
 A worker puts its model card into discovery under its own lease. Here each card of a model adds an
 instance to it; the first one builds its pipeline, and with the last one the model goes. Cards of one name
 must agree: one that differs is refused, and said so, until the others are gone.
+
+A model may also be registered by a person, for workers that have no card (`_registered_models.py`). Where
+there are both, the workers' own word counts.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._pipeline import TokenPipeline
 from dynamo.llm._preprocess import Preprocessor
+from dynamo.llm._registered_models import RegisteredModels, warn_shadowed
+from dynamo.llm._registration import PUBLIC_NAMESPACE
 from dynamo.llm._text_pipeline import TextPipeline
 from dynamo.llm._workers import Workers
 from dynamo.runtime import DistributedRuntime
@@ -70,7 +75,11 @@ class _Model:
 
 
 class ModelManager:
-    """Follows the model cards; use it with `async with`."""
+    """Follows the model cards, and the registered models; use it with `async with`.
+
+    With a `namespace` it sees the cards of that namespace and what is registered in it, else the cards of
+    all and what is registered in the namespace `public`.
+    """
 
     def __init__(self, runtime: DistributedRuntime, *, namespace: str | None = None) -> None:
         self._runtime = runtime
@@ -82,11 +91,18 @@ class ModelManager:
         self._gone: dict[str, float] = {}
         self._faults_said: dict[str, str] = {}
         self._ready = asyncio.Event()
+        self._registered = RegisteredModels(
+            runtime,
+            public_namespace=namespace or PUBLIC_NAMESPACE,
+            on_ready=self._ready.set,
+            is_served=self._models.__contains__,
+        )
         self._follower: asyncio.Task[None] | None = None
         self._loading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> ModelManager:
         self._follower = asyncio.create_task(self._follow())
+        await self._registered.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -94,6 +110,7 @@ class ModelManager:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._registered.__aexit__(*exc_info)
         for model in self._models.values():
             await _close(model)
 
@@ -107,6 +124,8 @@ class ModelManager:
         `InvalidArgument` for a request of a kind that the model does not answer.
         """
         model = self._models.get(name)
+        if model is None and name in self._registered:
+            return self._registered.pipeline(name, request)
         if model is None and not self._is_expected_back(name):
             raise NotFound(self._not_found(name), code="model_not_found", param="model")
         if model is None or (model.pipeline is not None and not model.live()):
@@ -121,22 +140,27 @@ class ModelManager:
 
     def names(self) -> list[str]:
         """The models that can be asked now, in order."""
-        return sorted(name for name, model in self._models.items() if model.live())
+        own = {name for name, model in self._models.items() if model.live()}
+        return sorted(own | (self._registered.names() - self._models.keys()))
 
     def fault(self) -> Exception | None:
         """Why there are workers and yet no model can be asked; None if one can, or may soon."""
         faults = [model.fault for model in self._models.values() if model.fault is not None]
-        return faults[0] if faults and len(faults) == len(self._models) else None
+        return faults[0] if faults and len(faults) == len(self._models) and not self.names() else None
 
     def created_s(self, name: str) -> int:
         """When this model came, in seconds of the Unix clock."""
-        return self._models[name].created_s
+        return self._models[name].created_s if name in self._models else self._registered.created_s(name)
 
     def instances(self) -> dict[str, list[str]]:
         """The live instances of each model that can be asked now."""
-        return {
-            name: [f"{self._models[name].endpoint}/{id:x}" for id in self._models[name].live()] for name in self.names()
-        }
+        return {name: self._instances(name) for name in self.names()}
+
+    def _instances(self, name: str) -> list[str]:
+        model = self._models.get(name)
+        if model is None:
+            return self._registered.instances(name)
+        return [f"{model.endpoint}/{id:x}" for id in model.live()]
 
     async def wait_ready(self) -> None:
         """Wait until a first model can be asked."""
@@ -194,6 +218,8 @@ class ModelManager:
         model = self._models[card.display_name] = _Model(card, endpoint)
         model.instance_ids.add(instance_id)
         self._gone.pop(card.display_name, None)
+        if card.display_name in self._registered:
+            warn_shadowed(card.display_name)
         model.loading = asyncio.create_task(self._load(model))
         self._loading.add(model.loading)
         model.loading.add_done_callback(self._loading.discard)

@@ -1,8 +1,8 @@
 """The story of one request to a model whose workers take text.
 
-The worker gets the body as it was sent, asked to stream, and yields OpenAI chunks as dicts. They are
-passed on as they are; what a simple worker leaves out of a chunk's envelope is filled in. That every
-choice ends with exactly one finish reason is checked here as for any other model.
+The worker gets the body as it was sent, asked to stream, and yields OpenAI chunks: objects, or texts that are
+their JSON. They are passed on as they are; what a simple worker leaves out of a chunk's envelope is filled in.
+That every choice ends with exactly one finish reason is checked here as for any other model.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ _NAMES = {"role", "id", "type", "name", "finish_reason", "stop_reason"}
 
 
 class TextPipeline:
-    """Answers requests for a model whose workers take the OpenAI body."""
+    """Answers requests for a model whose workers take the OpenAI body.
 
-    def __init__(self, workers: Workers) -> None:
+    A request that is not to be streamed is sent on as one that is, and with `asks_for_usage` also as one that
+    asks for the token counts, which the whole answer is to have.
+    """
+
+    def __init__(self, workers: Workers, *, asks_for_usage: bool = True) -> None:
         self._workers = workers
+        self._asks_for_usage = asks_for_usage
 
     async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         body = request.body() | {"stream": True}
         envelope = _envelope(request, context, "chat.completion.chunk")
         finished = _Finished()
-        async with await self._workers.send(body, context, dict) as stream:
-            while chunks := await stream.batch():
+        async with await self._workers.send(body, context, object) as stream:
+            while items := await stream.batch():
+                chunks = [_chunk(item) for item in items]
                 for chunk in chunks:
                     finished.check(chunk)
                 yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
@@ -46,16 +52,31 @@ class TextPipeline:
 
     async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
         """Return the JSON of the whole answer."""
-        body = request.body() | {"stream": True, "stream_options": {"include_usage": True}}
+        body = request.body() | {"stream": True}
+        if self._asks_for_usage:
+            body["stream_options"] = {"include_usage": True}
         finished = _Finished()
         whole: list[Object] = []
-        async with await self._workers.send(body, context, dict) as stream:
-            while chunks := await stream.batch():
+        async with await self._workers.send(body, context, object) as stream:
+            while items := await stream.batch():
+                chunks = [_chunk(item) for item in items]
                 for chunk in chunks:
                     finished.check(chunk)
                 whole.extend(chunks)
         finished.check_end()
         return msgspec.json.encode(accumulated(whole, _envelope(request, context, "chat.completion")))
+
+
+def _chunk(item: object) -> Object:
+    """Return the chunk that a worker sent, as an object or as its JSON."""
+    if isinstance(item, str):
+        try:
+            item = msgspec.json.decode(item)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ProtocolError(f"the worker sent a text that is not the JSON of a chunk: {error}") from error
+    if not isinstance(item, dict):
+        raise ProtocolError(f"the worker sent {type(item).__name__} where a chunk is expected: {str(item)[:100]!r}")
+    return cast("Object", item)
 
 
 class _Finished:
