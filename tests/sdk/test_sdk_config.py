@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from dynamo.runtime import DynamoError
 from dynamo.sdk._config import merged_config, parse_override, parse_value
-from dynamo.sdk._constructor import check_arguments, constructor_arguments, misspelt, parameter_names
-from dynamo.sdk._sections import Json, Section, deep_merge
+from dynamo.sdk._secrets import is_secret, without_secrets
+from dynamo.sdk._sections import Json, Section, deep_merge, entries
 from dynamo.sdk.lib.config import ServiceConfig
 
 
@@ -75,10 +76,27 @@ BOMB = "".join(f"  x{n + 1}: &x{n + 1} [{', '.join([f'*x{n}'] * 10)}]\n" for n i
         ("A:\n  x: [1\n", "config.yaml:3: this is not YAML"),
         ("A:\n  off: 1\n", "config.yaml:2: the key 'off' is read as bool; write it in quotes"),
         ("A:\n  x: 1\n  x: 2\n", "config.yaml:3: the key 'x' stands here a second time"),
-        ("A:\n  x: 1\n  ServiceArgs:\n    worker: 2\n", "config.yaml:3: A.ServiceArgs: unknown key 'worker'"),
-        ("A:\n  ServiceArgs:\n    workers: many\n", "config.yaml:2: A.ServiceArgs: workers: Input should be"),
-        ("A:\n  ServiceArgs: 5\n", "config.yaml:2: A.ServiceArgs must be a mapping"),
-        ("A:\n  common-configs: x\n", "config.yaml: A.common-configs must be a list of keys of Common"),
+        (
+            "A:\n  ServiceArgs:\n    worker: 2\n",
+            "config.yaml:3: A.ServiceArgs.worker: unknown key 'worker'; did you mean",
+        ),
+        (
+            "A:\n  ServiceArgs:\n    workers: many\n",
+            "config.yaml:3: A.ServiceArgs.workers: Input should be a valid integer",
+        ),
+        (
+            "A:\n  ServiceArgs:\n    envs: {X: 1}\n    dynamo:\n      name: a b\n",
+            "config.yaml:5: A.ServiceArgs.dynamo.name: 'a b' is not",
+        ),
+        (
+            "A:\n  ServiceArgs:\n    envs: [{name: [1], value: 1}]\n",
+            "config.yaml:3: A.ServiceArgs.envs: [1] is no name",
+        ),
+        ("A:\n  ServiceArgs:\n    resources: 5\n", "config.yaml:3: A.ServiceArgs.resources: must be a mapping"),
+        ("A:\n  ServiceArgs:\n    labels: 5\n", "config.yaml:3: A.ServiceArgs.labels: must be a mapping"),
+        ("A:\n  ServiceArgs: 5\n", "config.yaml:2: A.ServiceArgs: must be a mapping"),
+        ("A:\n  x: 1\n  common-configs: x\n", "config.yaml:3: A.common-configs: must be a list of keys of Common"),
+        ("A:\n  common-configs: [[x]]\n", "config.yaml:2: A.common-configs: must be a list of keys of Common"),
         ("A:\n  x:\n    - off: 1\n", "config.yaml:3: the key 'off' is read as bool; write it in quotes"),
         ("A:\n  ? [a]\n  : 1\n", "config.yaml:2: the key here is read as seq; write it in quotes"),
         ("A:\n  x: 2020-01-01\n", "config.yaml:2: this is read as a timestamp; write it in quotes"),
@@ -100,6 +118,56 @@ def test_a_wrong_file_is_an_error_that_names_the_line(tmp_path: Path, text: str,
     assert message in str(raised.value)
 
 
+words = st.sampled_from(
+    [
+        "A:",
+        "B",
+        "\n",
+        "\n  ",
+        "\n    ",
+        " ",
+        "x: ",
+        "ServiceArgs:",
+        "workers: ",
+        "1",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "<<: ",
+        "'",
+        '"',
+        "---",
+        "!!set ",
+        "? ",
+        ": ",
+        "#",
+        "|",
+        ">",
+        "envs: ",
+        "name: ",
+        "value: ",
+        "off: ",
+        "\t",
+        "\x00",
+        ",",
+    ]
+)
+
+
+@given(text=st.lists(words, max_size=25).map("".join))
+def test_whatever_is_written_is_read_or_refused(text: str) -> None:
+    try:
+        config = merged_config(None, {"DYN_DEPLOYMENT_CONFIG": text}, [])
+    except DynamoError:
+        return
+    for path, _ in entries(cast(Section, config)):
+        assert config.source_of(*path) is not None
+
+
 def test_an_empty_file_is_an_empty_configuration(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("# nothing\n")
@@ -118,15 +186,40 @@ def test_an_override_without_service_and_key_is_an_error(override: str) -> None:
 
 
 def test_wrong_service_args_of_the_command_line_are_named() -> None:
-    with pytest.raises(DynamoError, match=r"command line: A\.ServiceArgs: workers"):
+    with pytest.raises(DynamoError, match=r"^--A\.ServiceArgs\.workers: Input should be a valid integer"):
         merged_config(None, {}, ["A.ServiceArgs.workers=abc"])
+    with pytest.raises(
+        DynamoError, match=r"^--A\.ServiceArgs: A\.ServiceArgs\.workers: Input should be a valid integer"
+    ):
+        merged_config(None, {}, ['A.ServiceArgs={"workers": "abc"}'])
+
+
+def test_several_mistakes_are_told_together_each_in_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("A:\n  ServiceArgs:\n    workers: many\n    resources:\n      gpus: 1\nB:\n  ServiceArgs: 1\n")
+    with pytest.raises(DynamoError) as raised:
+        merged_config(str(file), {"DYNAMO_SERVICE_CONFIG": '{"A": {"ServiceArgs": {"image": 1}}}'}, [])
+    lines = raised.value.message.splitlines()
+    assert [line.removeprefix(str(tmp_path)).partition(": ")[0] for line in lines] == [
+        "/config.yaml:5",
+        "/config.yaml:3",
+        "/config.yaml:7",
+        "DYNAMO_SERVICE_CONFIG",
+    ]
+
+
+def test_a_wrong_value_is_told_although_another_source_overrides_it(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("A:\n  ServiceArgs:\n    workers: many\n")
+    with pytest.raises(DynamoError, match=r"config\.yaml:3: A\.ServiceArgs\.workers"):
+        merged_config(str(file), {}, ["A.ServiceArgs.workers=2"])
 
 
 @pytest.mark.parametrize(
     "envs", ['{"A=B": "1"}', '{"": "1"}', '{"A": "a\\u0000"}', '{"DYNAMO_SERVICE_CONFIG": "{}"}', "[1]", '{"A": [1]}']
 )
 def test_variables_that_no_process_can_have_are_named(envs: str) -> None:
-    with pytest.raises(DynamoError, match=r"command line: A\.ServiceArgs: envs"):
+    with pytest.raises(DynamoError, match=r"^--A\.ServiceArgs\.envs: "):
         merged_config(None, {}, [f"A.ServiceArgs.envs={envs}"])
 
 
@@ -165,6 +258,139 @@ def test_a_merge_keeps_every_value_of_the_override(base: Section, override: Sect
     assert set(merged) == set(base) | set(override)
     assert deep_merge(base, {}) == base
     assert deep_merge({}, override) == override
+
+
+# Where each value comes from.
+
+
+def test_every_key_knows_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("A:\n  x: 1\n  y: 1\n  deep:\n    one: 1\n    two: 1\n  z: 1\n")
+    environment = {"DYNAMO_SERVICE_CONFIG": '{"A": {"y": 2, "deep": {"two": 2}}}'}
+    config = merged_config(str(file), environment, ["A.z=3", 'A.deep={"three": 3}'])
+    assert config["A"]["deep"] == {"one": 1, "two": 2, "three": 3}
+    assert config.source_of("A", "x") == f"{file}:2"
+    assert config.source_of("A", "y") == "DYNAMO_SERVICE_CONFIG"
+    assert config.source_of("A", "deep", "one") == f"{file}:5"
+    assert config.source_of("A", "deep", "two") == "DYNAMO_SERVICE_CONFIG"
+    assert config.source_of("A", "deep", "three") == "--A.deep"
+    assert config.source_of("A", "z") == "--A.z"
+    assert config.source_of("A", "nothing") is None
+
+
+def test_a_value_that_is_merged_by_yaml_knows_the_line_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "Common: &common\n  x: 1\n  y: 1\nOther: &other\n  y: 2\n  z: 2\nA:\n  <<: [*common, *other]\n  x: 3\n"
+    )
+    config = merged_config(str(file), {}, [])
+    assert config["A"] == {"x": 3, "y": 1, "z": 2}
+    assert [config.source_of("A", key) for key in "xyz"] == [f"{file}:9", f"{file}:3", f"{file}:6"]
+
+
+def test_variables_of_a_list_and_those_of_the_command_line_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("A:\n  ServiceArgs:\n    envs:\n      - name: X\n        value: 1\n      - {name: Y, value: 1}\n")
+    config = merged_config(str(file), {}, ["A.ServiceArgs.envs.Y=0123", "A.ServiceArgs.envs.Z=True"])
+    assert config["A"]["ServiceArgs"] == {"envs": {"X": 1, "Y": "0123", "Z": "True"}}
+    assert config.source_of("A", "ServiceArgs", "envs", "X") == f"{file}:3"
+    assert config.source_of("A", "ServiceArgs", "envs", "Y") == "--A.ServiceArgs.envs.Y"
+
+
+paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
+
+
+@given(overrides=st.lists(st.tuples(paths, st.integers(0, 9)), max_size=6))
+def test_every_value_is_that_of_its_source(overrides: list[tuple[str, int]]) -> None:
+    config = merged_config(None, {}, [f"S.{path}={value}" for path, value in overrides])
+    last = {f"--S.{path}": value for path, value in overrides}
+    for path, value in entries(config.get("S", {}), ("S",)):
+        source = config.source_of(*path)
+        assert source is not None
+        assert isinstance(value, dict) or value == last[source]
+
+
+# A deployment's own configuration.
+
+
+@pytest.mark.parametrize("text", ["A:\n  x: 1\n", '{"A": {"x": 1}}'])
+def test_the_configuration_of_a_deployment_replaces_everything_and_says_so(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("A:\n  y: 2\n")
+    environment = {"DYN_DEPLOYMENT_CONFIG": text, "DYNAMO_SERVICE_CONFIG": '{"A": {"z": 3}}'}
+    config = merged_config(str(file), environment, ["A.api_key=1"])
+    assert config == {"A": {"x": 1}}
+    assert config.warnings == [
+        "the configuration is taken from DYN_DEPLOYMENT_CONFIG alone, and not from "
+        f"{file}, DYNAMO_SERVICE_CONFIG, --A.api_key"
+    ]
+    assert (config.source_of("A", "x") or "").startswith("DYN_DEPLOYMENT_CONFIG")
+
+
+def test_a_deployment_that_replaces_nothing_is_told_too() -> None:
+    config = merged_config(None, {"DYN_DEPLOYMENT_CONFIG": "{}"}, [])
+    assert config.warnings == ["the configuration is taken from DYN_DEPLOYMENT_CONFIG alone"]
+    assert merged_config(None, {"DYN_DEPLOYMENT_CONFIG": " "}, ["A.x=1"]).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A: 5", "DYN_DEPLOYMENT_CONFIG:1: the section A must be a mapping"),
+        ("A:\n  ServiceArgs:\n    workers: x\n", "DYN_DEPLOYMENT_CONFIG:3: A.ServiceArgs.workers"),
+        ('{"A": {"ServiceArgs": {"workers": "x"}}}', "DYN_DEPLOYMENT_CONFIG: A.ServiceArgs.workers"),
+        ("{", "DYN_DEPLOYMENT_CONFIG:1: this is not YAML"),
+    ],
+)
+def test_a_wrong_configuration_of_a_deployment_is_named(text: str, message: str) -> None:
+    with pytest.raises(DynamoError) as raised:
+        merged_config(None, {"DYN_DEPLOYMENT_CONFIG": text}, [])
+    assert message in str(raised.value)
+
+
+# What nobody should see.
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["api_key", "openai-api-key", "apiKey", "HF_TOKEN", "hfToken", "password", "db.password", "token"],
+)
+def test_a_key_like_that_of_a_secret_is_one(key: str) -> None:
+    assert is_secret(key)
+
+
+@pytest.mark.parametrize("key", ["client_secret", "AWS_SECRET_ACCESS_KEY", "credentials", "private_key", "APIKey"])
+def test_so_is_a_key_that_ends_like_one(key: str) -> None:
+    assert is_secret(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["max_tokens", "key", "token_ids", "secretary", "tokenizer", "cache_key", "monkey", "", "1"]
+)
+def test_a_key_that_only_sounds_like_a_secret_is_none(key: str) -> None:
+    assert not is_secret(key)
+
+
+def test_secrets_are_hidden_at_every_depth() -> None:
+    value = {
+        "a": {"api_key": "x", "b": [{"token": 1}], "max_tokens": 2},
+        "credentials": {"user": "u"},
+        "env": [{"name": "HF_TOKEN", "value": "x"}, {"name": "MODE", "value": "y"}],
+        "password": None,
+    }
+    assert without_secrets(value) == {
+        "a": {"api_key": "***", "b": [{"token": "***"}], "max_tokens": 2},
+        "credentials": "***",
+        "env": [{"name": "HF_TOKEN", "value": "***"}, {"name": "MODE", "value": "y"}],
+        "password": None,
+    }
+
+
+def test_a_wrong_section_does_not_show_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("api_key: sk-123\n")
+    with pytest.raises(DynamoError, match=r"config.yaml:1: the section api_key must be a mapping, not '\*\*\*'"):
+        merged_config(str(file), {}, [])
 
 
 # How a service reads it.
@@ -217,39 +443,19 @@ def test_a_prefix_selects_and_is_dropped(config: ServiceConfig) -> None:
     assert config.as_args("A", prefix="lib_") == ["--x", "1"]
 
 
-class Model:
-    def __init__(self, model_name: str = "a", *, temperature: float = 0.7) -> None: ...
+def test_a_value_that_is_null_is_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", '{"A": {"x": null, "y": [1, "a"], "z": ""}}')
+    assert ServiceConfig.get_instance().as_args("A") == ["--y", '[1, "a"]', "--z", ""]
 
 
-class Open:
-    def __init__(self, **values: object) -> None: ...
+def test_flags_that_are_on_unless_said_are_switched_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = {"enable-prefix-caching": False, "multi_step_stream_outputs": False, "enforce-eager": False}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"A": section}))
+    arguments = ["--no-enable-prefix-caching", "--no-multi-step-stream-outputs"]
+    assert ServiceConfig.get_instance().as_args("A") == arguments
 
 
-class Plain: ...
-
-
-def test_keys_that_are_parameters_of_the_constructor_are_passed() -> None:
-    section: Section = {"model-name": "b", "temperature": 0.5, "cache_size": 1, "ServiceArgs": {}, "common-configs": []}
-    assert constructor_arguments(Model, section) == {"model_name": "b", "temperature": 0.5}
-    assert constructor_arguments(Open, section) == {"model_name": "b", "temperature": 0.5, "cache_size": 1}
-    assert constructor_arguments(Plain, section) == {}
-
-
-class Dictionary(dict[str, str]): ...
-
-
-def test_keys_that_look_like_a_parameter_are_found() -> None:
-    names = parameter_names(Model)
-    assert names == ["model_name", "temperature"]
-    section: Section = {"tempereture": 1, "model-name": "b", "cache_size": 1, "ServiceArgs": {}}
-    assert misspelt(section, names) == [("tempereture", "temperature")]
-    assert parameter_names(Open) == parameter_names(Plain) == parameter_names(Dictionary) == []
-
-
-def test_a_parameter_without_a_value_is_named() -> None:
-    class Needy:
-        def __init__(self, model: str, *rest: str, size: int = 1, **more: str) -> None: ...
-
-    check_arguments("Needy", Needy, {"model": "m"})
-    with pytest.raises(DynamoError, match=r"Needy cannot be built without 'model': set it with --Needy\.model=VALUE"):
-        check_arguments("Needy", Needy, {})
+def test_get_and_require_give_what_stands_in_the_section_itself(config: ServiceConfig) -> None:
+    assert "model" not in config.get("A", {})
+    with pytest.raises(ValueError, match=r"A\.model must be specified"):
+        config.require("A", "model")

@@ -59,7 +59,7 @@ class WebEndpoints:
     async def old_style(self, request: Request) -> StreamingResponse:
         async def content() -> AsyncIterator[str]:
             async for item in self.worker.stream(request):
-                yield f"{item};"
+                yield f"{item.word};"
 
         return StreamingResponse(content())
 
@@ -210,7 +210,7 @@ async def test_endpoints_are_routes(web: httpx.AsyncClient, path: str, text: str
 
 async def test_a_response_object_passes_as_it_is(web: httpx.AsyncClient) -> None:
     response = await web.post("/old_style", json={"text": "a b"})
-    assert response.text == "{'word': 'a'};{'word': 'b'};"
+    assert response.text == "a;b;"
 
 
 async def test_parameters_are_bound_from_the_signature(web: httpx.AsyncClient) -> None:
@@ -238,17 +238,17 @@ async def test_an_endpoint_of_both_transports_is_on_the_plane_too(world: World, 
 @pytest.mark.parametrize(
     ("path", "status", "code", "message"),
     [
-        ("/refused", 503, "no_instances", "nobody is there"),
-        ("/refused_stream", 503, "no_instances", "nobody is there"),
+        ("/refused", 503, "no_instances", "the service cannot take the request now; try again later"),
+        ("/refused_stream", 503, "no_instances", "the service cannot take the request now; try again later"),
         ("/not_found", 404, "not_found", "there is none"),
     ],
 )
 async def test_an_error_of_ours_has_its_status(
     web: httpx.AsyncClient, path: str, status: int, code: str, message: str
 ) -> None:
-    response = await web.post(path)
+    response = await web.post(path, headers={"x-request-id": "mine"})
     assert response.status_code == status
-    assert response.json() == {"error": {"code": code, "message": message}}
+    assert response.json() == {"error": {"code": code, "message": message, "request_id": "mine"}}
 
 
 async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.AsyncClient) -> None:
@@ -262,11 +262,12 @@ async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.As
 async def test_an_error_of_the_service_tells_the_log_and_not_the_client(
     web: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    response = await web.post(path, json={"text": "a"})
+    response = await web.post(path, json={"text": "a"}, headers={"x-request-id": "mine"})
     assert response.status_code == 500
-    assert response.json()["error"] == {"code": "handler_error", "message": "the service failed; its log says why"}
+    said = {"code": "handler_error", "message": "the service failed; its log says why", "request_id": "mine"}
+    assert response.json() == {"error": said}
     [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert line.startswith(f"POST {path} failed: LookupError: a secret (")
+    assert line.startswith(f"POST {path} failed (mine): LookupError: a secret (")
 
 
 async def test_an_item_that_json_cannot_say_has_a_status(web: httpx.AsyncClient) -> None:

@@ -7,9 +7,10 @@ import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from tests.sdk.services import Worker
+from tests.sdk.services import Request, Worker
 from tests.sdk.world import DEADLINE_S, World
 
+from dynamo.runtime import DynamoError, EngineShutdown
 from dynamo.sdk import (
     async_on_shutdown,
     async_on_start,
@@ -20,11 +21,19 @@ from dynamo.sdk import (
     service,
     service_of,
 )
+from dynamo.sdk._context import server_context
 from dynamo.sdk._runner import ServiceRunner
 
 events: list[str] = []
 started = asyncio.Event()
 Configure = Callable[[dict[str, dict[str, object]]], None]
+
+
+@pytest.fixture(autouse=True)
+async def fresh() -> None:
+    global started
+    started = asyncio.Event()  # one belongs to the loop in which it is waited for
+    events.clear()
 
 
 @pytest.fixture
@@ -48,7 +57,10 @@ class Life(BaseLife):
         asyncio.get_running_loop()
         assert dynamo_context["service_name"] == "Life"
         assert dynamo_context["namespace"] == "lives"
-        assert dynamo_context["worker_id"] == 1
+        assert dynamo_context["worker_id"] == server_context.worker_index == 1
+        assert server_context.service_name == "Life"
+        assert dynamo_context["runner_map"] == {}
+        assert "lease" not in dynamo_context
         assert dynamo_context["component"].name == "Life"
         assert dynamo_context["endpoints"][0].lease_id() == dynamo_context["runtime"].lease.id
         events.append(f"built {name}")
@@ -169,3 +181,256 @@ async def test_a_hook_may_be_a_static_method(world: World) -> None:
     events.clear()
     await world.run(WithStatic)
     assert events == ["under", "above"]
+
+
+def test_outside_a_service_the_context_says_that_it_is_empty() -> None:
+    assert dynamo_context == {}
+    with pytest.raises(RuntimeError, match="worker_index is known only in a process that runs a service"):
+        _ = server_context.worker_index
+    with pytest.raises(RuntimeError, match="service_name is known only"):
+        _ = server_context.service_name
+
+
+async def test_the_context_knows_the_services_that_run_elsewhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAMO_RUNNER_MAP", json.dumps({"Far": "dynamo://ns/far"}))
+    await world.run(Worker)
+    assert dynamo_context["runner_map"] == {"Far": "dynamo://ns/far"}
+
+
+# What user code may raise.
+
+LEAVING = [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("mine")]
+
+
+class Raises:
+    """Which part raises, and what: set by each test."""
+
+    part = ""
+    error: BaseException = SystemExit()
+
+    def raise_in(self, part: str) -> None:
+        events.append(part)
+        if part == Raises.part:
+            raise Raises.error
+
+
+@service
+class Leaving(Raises):
+    def __init__(self) -> None:
+        self.raise_in("constructor")
+
+    @async_on_start
+    def first(self) -> None:
+        self.raise_in("start")
+
+    @async_on_start
+    async def second(self) -> None:
+        self.raise_in("async start")
+
+    @async_on_shutdown
+    def third(self) -> None:
+        self.raise_in("end")
+
+    @async_on_shutdown
+    async def fourth(self) -> None:
+        self.raise_in("async end")
+
+    @dynamo_endpoint()
+    async def generate(self, request: str) -> str:
+        return request
+
+
+@pytest.mark.parametrize("error", LEAVING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("part", "happens"),
+    [
+        ("constructor", ["constructor"]),
+        ("start", ["constructor", "start", "async end", "end"]),
+        ("async start", ["constructor", "start", "async start", "async end", "end"]),
+    ],
+)
+async def test_whatever_a_start_raises_is_an_error_and_what_was_built_is_ended(
+    world: World, error: BaseException, part: str, happens: list[str]
+) -> None:
+    events.clear()
+    Raises.part, Raises.error = part, error
+    runner = ServiceRunner(service_of(Leaving), await world.join())
+    with pytest.raises(DynamoError, match=rf"raised {type(error).__name__}: .*test_sdk_life.py:\d+ in raise_in"):
+        await runner.start()
+    await runner.stop()
+    await runner.stop()
+    assert events == happens
+
+
+@pytest.mark.parametrize("error", [*LEAVING, OSError("disk")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("part", ["end", "async end"])
+async def test_no_shutdown_hook_keeps_another_from_running(world: World, error: BaseException, part: str) -> None:
+    Raises.part, Raises.error = part, error
+    runner = ServiceRunner(service_of(Leaving), await world.join())
+    await runner.start()
+    events.clear()
+    with pytest.raises((DynamoError, OSError)):
+        await runner.stop()
+    assert events == ["async end", "end"]
+    assert dynamo_context == {}
+
+
+@service
+class Slow:
+    @async_on_start
+    async def wait(self) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    @async_on_shutdown
+    async def end(self) -> None:
+        events.append("end")
+
+    @dynamo_endpoint()
+    async def generate(self, request: str) -> AsyncIterator[str]:
+        yield request
+
+
+async def test_a_start_that_is_given_up_cancels_its_hook_and_runs_the_others(world: World) -> None:
+    events.clear()
+    started.clear()
+    runner = ServiceRunner(service_of(Slow), await world.join())
+    start = asyncio.create_task(runner.start())
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    assert (await world.client(Slow, "generate")).instance_ids() == []
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    await runner.stop()
+    assert events == ["cancelled", "end"]
+
+
+@service
+class Stuck:
+    @async_on_shutdown
+    async def end(self) -> None:
+        events.append("end")
+
+    @dynamo_endpoint()
+    async def generate(self, request: str) -> AsyncIterator[str]:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events.append("ended")
+        yield request
+
+
+async def test_a_drain_is_bounded_and_the_hooks_run_after_it(world: World) -> None:
+    runner = await world.run(Stuck)
+    started.clear()
+    call = asyncio.create_task(world.call(Stuck, "generate", "a"))
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    events.clear()
+    await runner.stop(drain_s=0.01)
+    assert events == ["ended", "end"]
+    with pytest.raises(EngineShutdown):
+        await call
+
+
+async def test_a_stop_that_is_cancelled_runs_the_hooks_nevertheless(world: World) -> None:
+    runner = await world.run(Stuck)
+    started.clear()
+    call = asyncio.create_task(world.call(Stuck, "generate", "a"))
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    events.clear()
+    client = await world.client(Stuck, "generate")
+    stop = asyncio.create_task(runner.stop(drain_s=0.2))
+    async with asyncio.timeout(DEADLINE_S):
+        while client.instance_ids():
+            await client.wait_for_change()
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    assert events == ["end"]
+    with pytest.raises(EngineShutdown):
+        await call
+
+
+# Dependencies.
+
+
+@service
+class Caller:
+    worker = depends(Worker)
+
+    @async_on_start
+    async def ask(self) -> None:
+        started.set()
+        self.answer = await self.worker.unary(Request(text="early"))
+
+    @dynamo_endpoint()
+    async def generate(self, request: str) -> str:
+        return self.answer.word
+
+
+async def test_a_startup_hook_may_call_what_starts_later(world: World) -> None:
+    started.clear()
+    runner = ServiceRunner(service_of(Caller), await world.join())
+    start = asyncio.create_task(runner.start())
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    await world.run(Worker)
+    await asyncio.wait_for(start, DEADLINE_S)
+    assert await world.call(Caller, "generate", "") == ["early"]
+    await runner.stop()
+
+
+# A lease of its own.
+
+
+@service(dynamo={"custom_lease": {"ttl": 2}})
+class Leased:
+    @dynamo_endpoint()
+    async def generate(self, request: str) -> AsyncIterator[int]:
+        started.set()
+        await asyncio.sleep(0.05)
+        yield dynamo_context["endpoints"][0].lease_id()
+
+
+async def test_a_service_may_live_by_a_lease_of_its_own(world: World) -> None:
+    runtime = await world.join()
+    runner = ServiceRunner(service_of(Leased), runtime)
+    await runner.start()
+    lease = dynamo_context["lease"]
+    client = await world.client(Leased, "generate")
+    assert client.instance_ids() == [lease.id()]
+    assert lease.id() != runtime.lease.id
+    started.clear()
+    call = asyncio.create_task(world.call(Leased, "generate", ""))
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+
+    lease.revoke()
+    await asyncio.wait_for(runtime.wait_for_shutdown(), DEADLINE_S)  # which ends the worker's process
+    async with asyncio.timeout(DEADLINE_S):
+        while client.instance_ids():
+            await client.wait_for_change()
+    await runner.stop()
+    assert await call == [lease.id()]
+    assert not await lease.is_valid()
+
+
+async def test_a_worker_that_withdraws_answers_who_has_not_heard_of_it(world: World) -> None:
+    runtime = await world.join()
+    runner = ServiceRunner(service_of(Leased), runtime)
+    await runner.start()
+    client = await world.client(Leased, "generate")
+    started.clear()
+    stream = await client.generate("", annotated=False)
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    await runner.withdraw()
+    async with asyncio.timeout(DEADLINE_S):
+        while client.instance_ids():
+            await client.wait_for_change()
+    assert not (await runtime.health.is_ready()).is_good
+    assert not runtime.primary_token().is_cancelled()
+    assert len([item async for item in stream]) == 1
+    await runner.stop()

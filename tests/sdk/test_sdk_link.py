@@ -7,6 +7,7 @@ import pytest
 from dynamo.runtime import DynamoError
 from dynamo.sdk import Service, depends, dynamo_endpoint, service, service_of
 from dynamo.sdk._graph import callees_first, check, reachable
+from dynamo.sdk.lib.service import LinkedServices
 
 
 class Worker:
@@ -69,6 +70,69 @@ def test_a_link_to_something_that_is_no_dependency_is_an_error(graph: dict[str, 
         graph["B"].link("E")  # type: ignore[arg-type]
 
 
+def test_a_link_to_a_class_that_is_no_service_names_it(graph: dict[str, Service[object]]) -> None:
+    with pytest.raises(ValueError, match="link must be passed a Service, got Worker, a class without @service"):
+        graph["B"].link(Worker)
+
+
+def test_a_class_beneath_a_service_that_is_not_decorated_itself_is_no_service(
+    graph: dict[str, Service[object]],
+) -> None:
+    bare = type("Bare", (graph["C"].inner,), {})
+    with pytest.raises(ValueError, match="link must be passed a Service, got Bare, a class without @service"):
+        graph["B"].link(bare)
+    with pytest.raises(TypeError, match=r"depends\(\) expects a class decorated with @service\(\), got Bare"):
+        depends(bare)
+
+
+def test_a_link_returns_what_was_linked(graph: dict[str, Service[object]]) -> None:
+    assert graph["A"].link(graph["B"]) is graph["B"]
+
+
+def test_linking_again_changes_nothing(graph: dict[str, Service[object]]) -> None:
+    graph["A"].link(graph["B"])
+    graph["A"].link(graph["B"])
+    assert names(reachable(graph["A"])) == ["A", "B"]
+
+
+def test_a_refused_link_changes_nothing(graph: dict[str, Service[object]]) -> None:
+    with pytest.raises(ValueError, match="does not fulfill"):
+        graph["B"].link(graph["E"])
+    assert names(reachable(graph["A"])) == ["A", "B", "C", "E"]
+
+
+def test_linked_subclasses_replace_each_other(graph: dict[str, Service[object]]) -> None:
+    one: Service[object] = service(type("One", (graph["C"].inner,), {}))
+    two: Service[object] = service(type("Two", (graph["C"].inner,), {}))
+    graph["B"].link(one)
+    graph["B"].link(two)
+    assert graph["B"].edges() == {"c": two}
+    graph["B"].link(graph["C"])
+    assert graph["B"].edges() == {"c": graph["C"]}
+
+
+def test_a_dependency_on_the_very_service_is_meant_before_one_on_its_base(graph: dict[str, Service[object]]) -> None:
+    special: Service[object] = service(type("Special", (graph["C"].inner,), {}))
+    top = make("Top", base=graph["C"], special=special)
+    top.link(special)
+    assert list(top.edges()) == ["special"]
+
+
+def test_a_service_with_two_edges_to_another_runs_it_once(graph: dict[str, Service[object]]) -> None:
+    twice = make("Twice", first=graph["C"], second=graph["C"])
+    assert names(reachable(twice)) == ["Twice", "C"]
+
+
+def test_links_are_seen_in_the_edges_of_linked_services(graph: dict[str, Service[object]]) -> None:
+    assert LinkedServices.register_edge(graph["A"], graph["B"]) is graph["B"]
+    LinkedServices.register_edge(graph["A"], graph["E"])
+    assert LinkedServices.edges[graph["A"]] == {graph["B"], graph["E"]}
+    assert graph["B"] not in LinkedServices.edges
+    kept = LinkedServices.remove_unused_edges()
+    assert (kept[graph["A"]], kept[graph["B"]]) == ({graph["B"], graph["E"]}, set())
+    assert graph["C"] not in kept
+
+
 def test_a_link_that_fits_twice_is_an_error(graph: dict[str, Service[object]]) -> None:
     twice = make("Twice", first=graph["C"], second=graph["C"])
     with pytest.raises(ValueError, match=r"C fulfills multiple dependencies required by Twice: \['first', 'second'\]"):
@@ -83,6 +147,11 @@ def test_a_removed_edge_is_none_on_an_instance(graph: dict[str, Service[object]]
 def test_an_edge_outside_a_running_service_says_what_to_do(graph: dict[str, Service[object]]) -> None:
     with pytest.raises(RuntimeError, match=r"A.c works in a running service; in a test, set the attribute"):
         getattr(graph["A"](), "c")  # noqa: B009
+
+
+async def test_the_client_of_an_edge_is_there_in_a_running_service_only(graph: dict[str, Service[object]]) -> None:
+    with pytest.raises(ValueError, match="Runtime not set for the dependency on C: its service does not run here"):
+        await graph["A"].dependencies["c"].get_endpoint("generate")
 
 
 def test_an_instance_may_set_a_fake(graph: dict[str, Service[object]]) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import importlib
+import inspect
 import json
+import os
+from dataclasses import dataclass
+from types import MethodType
+from typing import Generic, Optional, TypeVar
 
 import pytest
 from fastapi import FastAPI
 
 from dynamo.runtime import DynamoError
-from dynamo.sdk import Service, api, depends, dynamo_endpoint, endpoint, service, service_of
+from dynamo.sdk import DYNAMO_IMAGE, Service, api, depends, dynamo_endpoint, endpoint, service, service_of
 from dynamo.sdk._endpoints import DynamoTransport
 from dynamo.sdk._options import DynamoConfig
+
+Item = TypeVar("Item")
 
 
 @service
@@ -223,6 +233,185 @@ def test_a_service_serves_http_if_it_has_an_app_or_a_route() -> None:
 def test_depends_wants_a_service() -> None:
     with pytest.raises(TypeError, match=r"depends\(\) expects a class decorated with @service\(\), got Base"):
         depends(Base)
+
+
+def test_depends_says_how_to_get_the_service_out_of_a_module() -> None:
+    with pytest.raises(TypeError, match=r"got the module os\.path|got the module posixpath"):
+        depends(os.path)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("wanted", [None, 5, "Bare"])
+def test_depends_without_a_service_says_what_it_got(wanted: object) -> None:
+    with pytest.raises(TypeError, match=rf"depends\(\) expects a class decorated with @service\(\), got {wanted!r}"):
+        depends(wanted)  # type: ignore[call-overload]
+
+
+def test_depends_says_how_to_reach_what_runs_elsewhere() -> None:
+    for keyword in ("url", "deployment", "cluster"):
+        with pytest.raises(
+            TypeError, match=rf"depends\(\): {keyword} names a remote deployment; .* --depends SomeServ"
+        ):
+            depends(**{keyword: "there"})  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"depends\(\) got an unexpected keyword argument 'urll'"):
+        depends(Bare, urll="there")  # type: ignore[call-overload]
+    assert depends(Bare, url=None).on is service_of(Bare)  # type: ignore[call-overload]
+
+
+def test_a_service_has_the_attributes_of_its_class() -> None:
+    @service
+    class Rich:
+        """What it is for."""
+
+        LIMIT = 5
+
+        @classmethod
+        def made(cls) -> Rich:
+            return cls()
+
+        @staticmethod
+        def double(number: int) -> int:
+            return 2 * number
+
+    assert Rich.LIMIT == Rich.made().LIMIT == 5
+    assert Rich.double(4) == 8
+    assert Rich.__doc__ == "What it is for."
+    assert (Rich.__name__, Rich.__module__) == ("Rich", __name__)
+    assert inspect.signature(Bare) == inspect.signature(service_of(Bare).inner)
+    with pytest.raises(AttributeError, match="service 'Rich' has no attribute 'nope'"):
+        Rich.nope  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_service_is_a_type_to_isinstance_and_issubclass() -> None:
+    @service
+    class Special(Bare): ...
+
+    assert isinstance(Bare(), Bare)
+    assert isinstance(Special(), Bare)
+    assert not isinstance(5, Bare)
+    assert issubclass(Special, Bare)
+    assert not issubclass(int, Bare)
+
+
+def test_a_service_can_stand_in_an_annotation_at_run_time() -> None:
+    inner = service_of(Bare).inner
+    assert Bare | None == Optional[inner]  # noqa: UP045
+    assert None | Bare == Optional[inner]  # noqa: UP045
+
+
+def test_a_service_is_built_as_a_plain_class_in_a_test() -> None:
+    @service
+    class Asking:
+        bare = depends(Bare)
+
+        @dynamo_endpoint
+        async def ask(self, request: str) -> str:
+            return await self.bare.generate(request)
+
+    asking = Asking()
+    asking.__dict__["bare"] = Bare()
+    assert asyncio.run(asking.ask("yes")) == "yes"
+    assert isinstance(service_of(Asking).inner().ask, MethodType)
+
+
+def test_a_fake_is_assigned_to_the_attribute() -> None:
+    @service
+    class Asking:
+        bare = depends(Bare)
+
+    fake = Bare()
+    asking = Asking()
+    asking.bare = fake
+    assert asking.bare is fake
+
+
+def test_a_plain_subclass_of_a_service_has_its_edges_in_a_test() -> None:
+    @service
+    class Asking:
+        bare = depends(Bare)
+
+    class Spy(Asking): ...
+
+    with pytest.raises(RuntimeError, match=r"Asking.bare works in a running service; in a test, set the attribute"):
+        Spy().bare  # noqa: B018
+
+
+def test_a_dependency_may_be_put_on_the_class_after_its_body() -> None:
+    class Late: ...
+
+    Late.bare = depends(Bare)  # type: ignore[attr-defined]
+    assert service(Late).edges() == {"bare": service_of(Bare)}
+    with pytest.raises(RuntimeError, match=r"Late.bare works in a running service"):
+        Late().bare  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_dependency_that_is_no_class_attribute_says_so() -> None:
+    with pytest.raises(
+        AttributeError, match=r"depends\(Bare\) has no attribute 'generate': it stands in the body of a"
+    ):
+        depends(Bare).generate  # type: ignore[attr-defined]  # noqa: B018
+    assert copy.copy(depends(Bare)).on is service_of(Bare)
+
+
+def test_a_generic_service_may_be_given_its_parameters() -> None:
+    @service
+    class Box(Generic[Item]):
+        @endpoint
+        async def put(self, request: str) -> str:
+            return request
+
+    class Asking:
+        box = depends(Box[int])
+
+    assert service(Asking).edges() == {"box": service_of(Box)}
+
+
+def test_a_service_is_a_class_to_issubclass() -> None:
+    assert issubclass(Bare, object)
+    assert issubclass(Derived, Base)
+
+
+def test_another_decorator_outside_names_the_order() -> None:
+    with pytest.raises(AttributeError, match="@service must be the outermost decorator"):
+        dataclass(service(type("Inside", (), {})))  # type: ignore[call-overload]
+
+
+def test_a_dataclass_with_slots_is_a_service() -> None:
+    @service
+    @dataclass(slots=True)
+    class Sized:
+        size: int = 1
+
+        @endpoint
+        async def go(self, request: str) -> str:
+            return request * self.size
+
+    assert asyncio.run(Sized(size=3).go("a")) == "aaa"
+
+
+def test_the_image_is_that_of_the_environment_or_a_default() -> None:
+    assert os.environ.get("DYNAMO_IMAGE", "dynamo:latest-vllm") == DYNAMO_IMAGE
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (
+            "dynamo.sdk",
+            "service dynamo_endpoint endpoint api depends dynamo_context async_on_start async_on_shutdown on_shutdown "
+            "liveness readiness server_context DYNAMO_IMAGE AbstractService AbstractDynamoService abstract_endpoint "
+            "abstract_dynamo_endpoint",
+        ),
+        ("dynamo.sdk.lib.config", "ServiceConfig"),
+        ("dynamo.sdk.lib.image", "DYNAMO_IMAGE"),
+        ("dynamo.sdk.lib.service", "LinkedServices LeaseConfig DynamoConfig"),
+    ],
+)
+def test_everything_that_code_for_earlier_releases_imports_is_there(module: str, names: str) -> None:
+    assert set(names.split()) <= set(importlib.import_module(module).__all__)
+
+
+def test_a_service_can_be_copied() -> None:
+    assert copy.deepcopy(service_of(Bare)).name == "Bare"
 
 
 def test_a_class_may_inherit_from_a_service() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, cast, overload
+from types import ModuleType
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, get_origin, overload
 
-from dynamo.sdk._service import Service, service_of
+from dynamo.sdk._interface import abstract_endpoints
+from dynamo.sdk._service import Service, nearest_service, service_of
 
 if TYPE_CHECKING:
     from dynamo.runtime import Client
     from dynamo.sdk._proxy import ServiceProxy
 
 T = TypeVar("T")
+
+#: Keywords of deployments that are reached by their address, which have no meaning here.
+_REMOTE = ("url", "deployment", "cluster")
+_EXPECTS = "depends() expects a class decorated with @service()"
 
 
 class Dependency(Generic[T]):
@@ -22,12 +28,21 @@ class Dependency(Generic[T]):
 
     def __init__(self, on: Service[T]) -> None:
         self.on: Service[object] = on
-        self._name = ""
+        self.name = ""
         #: The proxy, in a process that runs the service which has the dependency.
         self.caller: ServiceProxy | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+        self.name = name
+
+    if not TYPE_CHECKING:  # which knows that there is nothing else
+
+        def __getattr__(self, name: str) -> object:
+            on = getattr(self.__dict__.get("on"), "name", "...")  # not there yet in a copy that is being made
+            raise AttributeError(
+                f"depends({on}) has no attribute {name!r}: it stands in the body of a class, and is called through "
+                "an instance of that class"
+            )
 
     @overload
     def __get__(self, instance: None, owner: type) -> Dependency[T]: ...
@@ -37,7 +52,7 @@ class Dependency(Generic[T]):
         if instance is None:
             return self
         # To a type checker the proxy is an instance of the other class: it has the same methods.
-        return cast(T, service_of(owner).resolve(self._name))
+        return cast(T, nearest_service(owner).resolve(self.name))
 
     async def get_endpoint(self, name: str) -> Client:
         """Return the client of an endpoint of the other service; only in a process that calls it."""
@@ -50,10 +65,28 @@ class Dependency(Generic[T]):
 def depends(on: Service[T]) -> Dependency[T]: ...
 @overload
 def depends(on: type[T]) -> Dependency[T]: ...
-def depends(on: Service[T] | type[T]) -> Dependency[T]:
-    """Declare that the service calls `on`, another class decorated with `@service`."""
-    try:
-        return Dependency(service_of(on))
-    except TypeError:
-        got = getattr(on, "__name__", repr(on))
-        raise TypeError(f"depends() expects a class decorated with @service(), got {got}") from None
+def depends(on: Service[T] | type[T] | None = None, **remote: object) -> Dependency[T]:
+    """Declare that the service calls `on`, another class decorated with `@service`, or an interface.
+
+    Which service answers for an interface is decided by `.link()`.
+    """
+    for keyword in remote:
+        if keyword not in _REMOTE:
+            raise TypeError(f"depends() got an unexpected keyword argument {keyword!r}; write depends(SomeService)")
+    if given := [keyword for keyword, value in remote.items() if value is not None]:
+        raise TypeError(
+            f"depends(): {given[0]} names a remote deployment; write depends(SomeService), "
+            "and serve with --depends SomeService=dynamo://NAMESPACE/COMPONENT if it runs elsewhere"
+        )
+    named = get_origin(on) or on  # without the parameters of a generic interface
+    if isinstance(named, Service | type):
+        try:
+            return Dependency(service_of(named))
+        except TypeError:
+            is_bare = isinstance(named, type) and abstract_endpoints(named)
+            advice = "; derive it from AbstractService to make it an interface" if is_bare else ""
+            raise TypeError(f"{_EXPECTS}, got {named.__name__}{advice}") from None
+    if isinstance(on, ModuleType):
+        name = on.__name__.rpartition(".")[2]
+        raise TypeError(f"{_EXPECTS}, got the module {on.__name__}; write: from {on.__name__} import {name}")
+    raise TypeError(f"{_EXPECTS}, got {on!r}")

@@ -1,20 +1,26 @@
-"""The graph behind a service: which services run, and in which order."""
+"""The graph behind a service: which services run, in which order, and whether they fit together."""
 
 from __future__ import annotations
 
+import os
 import sys
 from graphlib import CycleError, TopologicalSorter
 
 from dynamo._core.errors import ConfigError
+from dynamo.sdk._call_check import check_calls
+from dynamo.sdk._edges import check_edge, not_servable
 from dynamo.sdk._handler import argument_reader
 from dynamo.sdk._hooks import HookKind
+from dynamo.sdk._options import unknown_name
 from dynamo.sdk._outline import Outline, outline_of
+from dynamo.sdk._runner_map import external_services
 from dynamo.sdk._service import Service
 
 
 def outline(entry: Service[object]) -> Outline:
     """Check the graph behind a service and say what its parent must know. Raises `ConfigError` if it cannot work."""
     services = reachable(entry)
+    _check_external(entry)
     check(services)
     return Outline(
         services=[outline_of(service) for service in services],
@@ -24,21 +30,11 @@ def outline(entry: Service[object]) -> Outline:
 
 
 def reachable(entry: Service[object]) -> list[Service[object]]:
-    """Return the entry and everything that it depends on, breadth first."""
-    found = [entry]
-    for service in found:
-        found += [target for target in service.edges().values() if target not in found]
-    return found
+    """Return the entry and everything that it depends on, breadth first.
 
-
-def _possible(services: list[Service[object]]) -> list[Service[object]]:
-    """Return the services, those that linking removed, and those beside them in their modules."""
-    found = list(services)
-    for service in found:
-        beside = [value for value in vars(sys.modules[service.inner.__module__]).values() if isinstance(value, Service)]
-        named = [dependency.on for dependency in service.dependencies.values()]
-        found += [other for other in dict.fromkeys([*named, *beside]) if other not in found]
-    return found
+    Services that run elsewhere are left out, and what only they depend on.
+    """
+    return _reachable(entry, set(external_services(os.environ)))
 
 
 def callees_first(services: list[Service[object]]) -> list[list[Service[object]]]:
@@ -64,7 +60,49 @@ def callees_first(services: list[Service[object]]) -> list[list[Service[object]]
 
 def check(services: list[Service[object]]) -> None:
     """Raise `ConfigError` for a graph that cannot work, before anything of it is started."""
+    for service in services:
+        if service.is_interface:
+            raise ConfigError(not_servable(service, services))
     callees_first(services)
+    _check_names(services)
+    for service in services:
+        _check_service(service)
+        for name, target in service.edges().items():
+            check_edge(service, name, target)
+        check_calls(service)
+
+
+def _reachable(entry: Service[object], elsewhere: set[str]) -> list[Service[object]]:
+    found = [entry]
+    for service in found:
+        targets = [target for target in service.edges().values() if target.name not in elsewhere]
+        found += [target for target in dict.fromkeys(targets) if target not in found]
+    return found
+
+
+def _possible(services: list[Service[object]]) -> list[Service[object]]:
+    """Return the services, those that linking removed, and those beside them in their modules."""
+    found = list(services)
+    for service in found:
+        module = getattr(sys.modules.get(service.inner.__module__), "__dict__", {})
+        beside = [value for value in module.values() if isinstance(value, Service)]
+        named = [*(dependency.on for dependency in service.dependencies.values()), *service.edges().values()]
+        found += [other for other in dict.fromkeys([*named, *beside]) if other not in found]
+    return found
+
+
+def _check_external(entry: Service[object]) -> None:
+    callees = [service.name for service in _reachable(entry, set())[1:]]
+    for name in external_services(os.environ):
+        if name == entry.name:
+            raise ConfigError(f"--depends says that {name} runs elsewhere, but it is what this graph serves")
+        if not callees:
+            raise ConfigError(f"--depends names {name}, but {entry.name} depends on nothing")
+        if name not in callees:
+            raise ConfigError(f"--depends: {unknown_name('service', name, callees)}")
+
+
+def _check_names(services: list[Service[object]]) -> None:
     names: dict[str, Service[object]] = {}
     addresses: dict[tuple[str, str], Service[object]] = {}
     for service in services:
@@ -75,7 +113,6 @@ def check(services: list[Service[object]]) -> None:
             if other is not service:
                 where = "/".join(service.dynamo_address())
                 raise ConfigError(f"{other.name} and {service.name} have the same address {where}; set dynamo.name")
-        _check_service(service)
 
 
 def _check_service(service: Service[object]) -> None:
@@ -84,9 +121,6 @@ def _check_service(service: Service[object]) -> None:
             argument_reader(spec)
         except TypeError as error:
             raise ConfigError(str(error)) from error
-    for name, target in service.edges().items():
-        if not target.options.dynamo.enabled:
-            raise ConfigError(f"{service.name}.{name} depends on {target.name}, whose dynamo.enabled is false")
     idle = not service.endpoints and service.app is None and not service.hooks(HookKind.START)
     if idle and service.inner.__init__ is object.__init__:
         raise ConfigError(

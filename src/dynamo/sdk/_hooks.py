@@ -1,11 +1,20 @@
-"""Lifecycle hooks: methods that run after a service is built, before it counts as ready, and before it ends."""
+"""Lifecycle hooks: methods that run after a service is built, before it counts as ready, and before it ends.
+
+Those of the bases run first, in the order of definition; at the end it is the other way round. Whatever a
+hook raises is an error like any other: `SystemExit` does not leave without the shutdown hooks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from inspect import isawaitable
 from typing import TypeVar, cast, overload
+
+from dynamo._core.errors import DynamoError
+from dynamo.runtime._blame import blame
 
 _MARK = "__dynamo_hook__"
 
@@ -17,6 +26,7 @@ class HookKind(StrEnum):
     """When a hook runs."""
 
     START = "start"
+    LIVENESS = "liveness"
     READINESS = "readiness"
     SHUTDOWN = "shutdown"
 
@@ -26,7 +36,11 @@ def async_on_start(method: Method, /) -> Method: ...
 @overload
 def async_on_start() -> Callable[[Method], Method]: ...
 def async_on_start(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
-    """Mark a method, sync or async, that runs before the endpoints of the service can be called."""
+    """Mark a method, sync or async, that runs before the endpoints of the service can be called.
+
+    It may call the services that this one depends on: it waits until they are there. A sync one keeps the
+    loop from everything else, answering probes included, as long as it runs.
+    """
     return _decorator(HookKind.START, method)
 
 
@@ -35,7 +49,11 @@ def async_on_shutdown(method: Method, /) -> Method: ...
 @overload
 def async_on_shutdown() -> Callable[[Method], Method]: ...
 def async_on_shutdown(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
-    """Mark a method, sync or async, that runs once after the last request of the service."""
+    """Mark a method, sync or async, that runs once after the last request of the service, however that ends.
+
+    Once the service is built they all run, also if a startup hook has failed: a hook must cope with what
+    was not started. One that fails keeps no other from running.
+    """
     return _decorator(HookKind.SHUTDOWN, method)
 
 
@@ -49,9 +67,23 @@ def readiness() -> Callable[[Method], Method]: ...
 def readiness(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
     """Mark a method, sync or async, that says whether the service is ready: it is when all of them are true.
 
-    They are asked once everything that the service depends on can be called, and again until they are true.
+    They are asked once everything that the service depends on can be called, and again until they are true;
+    then `/health` of the system server asks them. There they have 5 seconds, and a sync one runs in a thread.
     """
     return _decorator(HookKind.READINESS, method)
+
+
+@overload
+def liveness(method: Method, /) -> Method: ...
+@overload
+def liveness() -> Callable[[Method], Method]: ...
+def liveness(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
+    """Mark a method, sync or async, that says whether the service should go on: it should if all of them are true.
+
+    `/live` of the system server asks them, from the end of the startup hooks until the service stops. They
+    have 5 seconds, and a sync one runs in a thread.
+    """
+    return _decorator(HookKind.LIVENESS, method)
 
 
 def collect_hooks(cls: type, kind: HookKind) -> list[str]:
@@ -73,8 +105,24 @@ def _mark_of(function: object) -> object:
 
 async def run_hook(instance: object, name: str) -> object:
     """Run one hook to its end and return its result. A sync hook runs on the loop: it owns the process at that time."""
-    result = cast(Hook, getattr(instance, name))()
-    return await result if isawaitable(result) else result
+    with contained(f"the hook {name}"):
+        result = cast(Hook, getattr(instance, name))()
+        return await result if isawaitable(result) else result
+
+
+@contextmanager
+def contained(what: str) -> Iterator[None]:
+    """Make an error of what the user's code raises to end more than itself.
+
+    That is `SystemExit`, `KeyboardInterrupt`, and a `CancelledError` that nobody has asked for.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise DynamoError(f"{what} raised {blame(error)}") from error
 
 
 def _decorator(kind: HookKind, method: Method | None) -> Method | Callable[[Method], Method]:

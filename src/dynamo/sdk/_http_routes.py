@@ -21,13 +21,16 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dynamo._core.context import Context
-from dynamo._core.errors import HandlerError
-from dynamo.sdk._blame import blame
+from dynamo._core.errors import ConfigError, HandlerError
+from dynamo.runtime._blame import blame
 from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import EndpointSpec
+from dynamo.sdk._http_errors import problem
+from dynamo.sdk._service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +42,34 @@ T = TypeVar("T")
 _receive: ContextVar[Receive] = ContextVar("receive")
 
 
-def add_route(app: FastAPI, instance: object, spec: EndpointSpec) -> None:
-    """Add the route of one endpoint."""
-    path = "/" + spec.name.lstrip("/")
+def add_routes(app: FastAPI, service: Service[object], instance: object) -> None:
+    """Add a route for each HTTP endpoint, before those that the application has: those may take every path.
+
+    Raises `ConfigError` if the application has one of them already.
+    """
+    before = list(app.router.routes)
+    for spec in service.endpoints.values():
+        if spec.on_http:
+            _check_free(service.name, before, spec)
+            _add_route(app, instance, spec)
+    added = [route for route in app.router.routes if route not in before]
+    app.router.routes[:] = [*added, *before]
+
+
+def _check_free(name: str, routes: list[BaseRoute], spec: EndpointSpec) -> None:
+    path = _path(spec)
+    for route in routes:
+        if isinstance(route, Route) and route.path == path and spec.http_method in (route.methods or ()):
+            raise ConfigError(f"the app of {name} has a route {spec.http_method} {path} already; rename the endpoint")
+
+
+def _path(spec: EndpointSpec) -> str:
+    return "/" + spec.name.lstrip("/")
+
+
+def _add_route(app: FastAPI, instance: object, spec: EndpointSpec) -> None:
     method: Callable[..., object] = getattr(instance, spec.attribute)
-    add = partial(app.router.add_api_route, path, methods=[spec.http_method], route_class_override=_Route)
+    add = partial(app.router.add_api_route, _path(spec), methods=[spec.http_method], route_class_override=_Route)
     if inspect.isasyncgenfunction(spec.function):
         add(_streaming(method), response_model=None)
     elif inspect.iscoroutinefunction(spec.function):
@@ -70,9 +96,10 @@ class _Route(APIRoute):
             handlers = scope["app"].exception_handlers
             if has_begun or 500 in handlers or any(kind in handlers for kind in type(error).__mro__):
                 raise
-            logger.error("%s %s failed: %s", scope["method"], scope["path"], blame(error))
-            problem = {"code": HandlerError.code, "message": "the service failed; its log says why"}
-            await JSONResponse({"error": problem}, status_code=500)(scope, receive, send)
+            body = problem(HandlerError.code, 500, "")
+            request_id = body["error"]["request_id"]
+            logger.error("%s %s failed (%s): %s", scope["method"], scope["path"], request_id, blame(error))
+            await JSONResponse(body, status_code=500)(scope, receive, send)
 
 
 def _unary(method: Callable[..., object]) -> Callable[..., object]:
@@ -84,8 +111,7 @@ def _unary(method: Callable[..., object]) -> Callable[..., object]:
     )
 
     async def route(**arguments: object) -> object:
-        context = Context()
-        request_context.set(context)
+        context = _context()
         work = cast("Coroutine[object, object, object]", method(**arguments))
         return await work if reads else await _while_connected(work, _receive.get(), context)
 
@@ -94,12 +120,18 @@ def _unary(method: Callable[..., object]) -> Callable[..., object]:
 
 def _streaming(method: Callable[..., object]) -> Callable[..., object]:
     async def route(**arguments: object) -> Response:
-        context = Context()
-        request_context.set(context)
+        context = _context()
         return _Items(cast("AsyncGenerator[object, None]", method(**arguments)), context)
 
     signature = inspect.signature(method, eval_str=True).replace(return_annotation=Response)
     return _with_signature(route, method, signature)
+
+
+def _context() -> Context:
+    """The context of the request, so that the calls which it makes belong to it."""
+    context = request_context.get()
+    assert context is not None, "the guard around the application has set it"
+    return context
 
 
 def _with_signature(
@@ -141,7 +173,7 @@ class _Items(Response):
         except Exception as error:
             if not started:
                 raise
-            logger.error("a response was broken off: %s", blame(error))
+            logger.error("a response was broken off (%s): %s", self._context.request_id, blame(error))
             return
         await send({"type": "http.response.body", "body": b""})
 

@@ -13,7 +13,8 @@ from contextlib import chdir
 from types import ModuleType
 
 from dynamo._core.errors import ConfigError
-from dynamo.sdk._blame import blame
+from dynamo.runtime._blame import blame
+from dynamo.sdk._interface import is_interface
 from dynamo.sdk._service import Service
 
 
@@ -26,15 +27,19 @@ class GraphFailed(ConfigError):
 
 
 def load_service(import_string: str, working_dir: str) -> Service[object]:
-    """Import what `import_string` names, with `working_dir` as the current directory and on the path."""
+    """Import what `import_string` names, with `working_dir` as the current directory.
+
+    It is put on the path, before the directory that was the current one.
+    """
     module_name, _, path = import_string.partition(":")
     if not module_name or import_string.count(":") > 1 or import_string.endswith(":"):
         raise BadGraph(
             f'Invalid import string "{import_string}", must be in format "<module>:<attribute>" or "<module>"'
         )
     directory = os.path.abspath(working_dir)
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
+    for searched in (os.getcwd(), directory):
+        if searched not in sys.path:
+            sys.path.insert(0, searched)
     module = _import(_module_name(module_name, directory), directory)
     return _follow(module, path) if path else _root(module)
 
@@ -64,10 +69,16 @@ def _import(name: str, directory: str) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise BadGraph(f'Failed to import module "{name}": {error} in {directory}') from error
+            raise BadGraph(f'Failed to import module "{name}": {error} in {directory}{_colon_hint(error)}') from error
         raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error
     except (Exception, SystemExit) as error:
         raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error
+
+
+def _colon_hint(error: ModuleNotFoundError) -> str:
+    """What was probably meant, where the first part of a dotted name is a module that has no modules in it."""
+    module, _, rest = (error.name or "").rpartition(".")
+    return f"; did you mean {module}:{rest}?" if module in sys.modules else ""
 
 
 def _follow(module: ModuleType, path: str) -> Service[object]:
@@ -86,19 +97,19 @@ def _follow(module: ModuleType, path: str) -> Service[object]:
             found = getattr(found, name)
         else:
             raise BadGraph(f'Attribute "{path}" not found in "{module.__name__}"')
-    if not isinstance(found, Service):
-        raise BadGraph(
-            f'Object "{path}" in module "{module.__name__}" is not a DynamoService: decorate the class with @service'
-        )
-    return found
+    if isinstance(found, Service):
+        return found
+    advice = "decorate the class with @service"
+    if isinstance(found, type) and is_interface(found):
+        advice = "it is an interface, name a service that implements it"
+    raise BadGraph(f'Object "{path}" in module "{module.__name__}" is not a DynamoService: {advice}')
 
 
 def _root(module: ModuleType) -> Service[object]:
     services = _services(module)
     if not services:
         raise BadGraph(f'No DynamoService instances found in module "{module.__name__}"')
-    needed = [target for service in services.values() for target in service.edges().values()]
-    roots = [name for name, service in services.items() if service not in needed]
+    roots = [name for name, service in services.items() if not _is_needed(service, list(services.values()))]
     if len(roots) != 1:
         which = (
             f"Multiple root services found in module '{module.__name__}': {roots}"
@@ -107,6 +118,16 @@ def _root(module: ModuleType) -> Service[object]:
         )
         raise BadGraph(f"{which}. Please specify which service to use with '<module>:<service_name>'")
     return services[roots[0]]
+
+
+def _is_needed(service: Service[object], services: list[Service[object]]) -> bool:
+    """Whether another service depends on this one, or did so before it was linked, or could be linked to it."""
+    for other in services:
+        declared = [dependency.on for dependency in other.dependencies.values()]
+        could_be = [on for on in declared if on.is_interface and issubclass(service.inner, on.inner)]
+        if other is not service and (service in [*declared, *other.edges().values()] or could_be):
+            return True
+    return False
 
 
 def _services(module: ModuleType) -> dict[str, Service[object]]:

@@ -7,122 +7,80 @@ given overrides another.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, TypedDict, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_serializer,
+)
+from pydantic_core import ErrorDetails
 
-from dynamo._core.address import check_name
-from dynamo._core.errors import ConfigError, InvalidArgument
-from dynamo.sdk._sections import ENVIRONMENT_VARIABLE, deep_merge
+from dynamo._core.errors import ConfigError
+from dynamo.sdk._option_values import (
+    WORKERS_MAX,
+    check_whole_above_one,
+    read_count,
+    read_cpu,
+    read_gpu,
+    read_memory,
+    read_name,
+    read_variables,
+)
+from dynamo.sdk._sections import KeyPath, deep_merge
 
 NAMESPACE_DEFAULT = "default"
-WORKERS_MAX = 1024
-
-_CPU = re.compile(r"\d+(\.\d+)?|\d+m")
-_MEMORY = re.compile(r"\d+([KMGTPE]i?)?")
-
-
-def _name(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            check_name("name", value)
-        except InvalidArgument as error:
-            raise ValueError(error.message) from error
-    return value
-
-
-def _cpu(value: object) -> object:
-    return _quantity("CPU", value, _CPU, "a number of cores such as 2, or thousandths such as 300m")
-
-
-def _memory(value: object) -> object:
-    return _quantity("Memory", value, _MEMORY, "a number of bytes with a unit, such as 20Gi")
-
-
-def _quantity(kind: str, value: object, pattern: re.Pattern[str], help_text: str) -> object:
-    if value is None or isinstance(value, bool):
-        return value
-    text = str(value)
-    if not pattern.fullmatch(text):
-        raise ValueError(f"Invalid {kind} format: {text}; write {help_text}")
-    return text
-
-
-def _gpu(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number of GPUs")
-    return value
-
-
-def _whole_above_one(gpus: float | None) -> float | None:
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"{gpus} is not supported: a share of a GPU is below 1, and more than one are whole")
-    return gpus
-
-
-def _count(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    return value
-
-
-def _variables(value: object) -> object:
-    """Read environment variables, given as a mapping or as a list of {name, value}."""
-    if isinstance(value, list):
-        entries: dict[object, object] = {}
-        for entry in value:
-            if not isinstance(entry, Mapping) or set(entry) != {"name", "value"}:
-                raise ValueError("each entry must be a mapping of name and value")
-            entries[entry["name"]] = entry["value"]
-        value = entries
-    if isinstance(value, Mapping):
-        return {_variable_name(name): _variable(entry) for name, entry in value.items()}
-    return value
-
-
-def _variable_name(name: object) -> object:
-    if name == "" or (isinstance(name, str) and ("=" in name or "\0" in name)):
-        raise ValueError(f"{name!r} cannot be the name of an environment variable")
-    if name == ENVIRONMENT_VARIABLE:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE} carries the configuration; write what it should say there")
-    return name
-
-
-def _variable(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("an environment variable cannot hold a zero byte")
-    return str(value) if isinstance(value, int | float) else value
+LEASE_TTL_S = 1.0
 
 
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LeaseConfig(_Options):
+    """A lease of the service's own, beside that of its process."""
+
+    #: Seconds for which its workers stay found when nobody renews it.
+    ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LEASE_TTL_S
+
+
 class DynamoConfig(_Options):
     """How the service appears in the system."""
 
     enabled: StrictBool = True
-    name: Annotated[str | None, BeforeValidator(_name)] = None
-    namespace: Annotated[str, BeforeValidator(_name)] = NAMESPACE_DEFAULT
+    name: Annotated[str | None, BeforeValidator(read_name)] = None
+    namespace: Annotated[str, BeforeValidator(read_name)] = NAMESPACE_DEFAULT
+    #: What it is to the tools of the system, such as "planner".
+    component_type: Annotated[str | None, BeforeValidator(read_name)] = None
+    custom_lease: LeaseConfig | None = None
+
+
+_Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(check_whole_above_one)]
 
 
 class Resources(_Options):
     """What one worker of the service needs."""
 
-    cpu: Annotated[str | None, BeforeValidator(_cpu)] = None
-    memory: Annotated[str | None, BeforeValidator(_memory)] = None
-    gpu: Annotated[float | None, BeforeValidator(_gpu), Field(ge=0), AfterValidator(_whole_above_one)] = None
+    cpu: Annotated[str | None, BeforeValidator(read_cpu)] = None
+    memory: Annotated[str | None, BeforeValidator(read_memory)] = None
+    gpu: Annotated[_Gpus | None, BeforeValidator(read_gpu)] = None
+
+    @field_serializer("gpu")
+    def _as_written(self, gpu: float | None) -> int | float | None:
+        return int(gpu) if gpu is not None and gpu >= 1 else gpu
 
 
 class Traffic(_Options):
     """How requests to the service are treated."""
 
     #: Seconds that a call through `depends` may take.
-    timeout: Annotated[float | None, Field(gt=0)] = None
+    timeout: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
 
 
 class ServiceOptions(_Options):
@@ -130,9 +88,9 @@ class ServiceOptions(_Options):
 
     dynamo: DynamoConfig = DynamoConfig()
     resources: Resources = Resources()
-    workers: Annotated[int, BeforeValidator(_count), Field(ge=1, le=WORKERS_MAX)] = 1
+    workers: Annotated[int, BeforeValidator(read_count), Field(ge=1, le=WORKERS_MAX)] = 1
     image: str | None = None
-    envs: Annotated[dict[str, str], BeforeValidator(_variables)] = {}
+    envs: Annotated[dict[str, str], BeforeValidator(read_variables)] = {}
     labels: dict[str, str] = {}
     traffic: Traffic = Traffic()
 
@@ -142,12 +100,20 @@ class ServiceOptions(_Options):
         return ServiceOptions.model_validate(merged)
 
 
+class LeaseDict(TypedDict, total=False):
+    """`LeaseConfig` as it is written in a decorator."""
+
+    ttl: float
+
+
 class DynamoDict(TypedDict, total=False):
     """`DynamoConfig` as it is written in a decorator."""
 
     enabled: bool
     name: str
     namespace: str
+    component_type: str
+    custom_lease: LeaseConfig | LeaseDict
 
 
 class ResourcesDict(TypedDict, total=False):
@@ -176,12 +142,20 @@ def parse_options(where: str, raw: Mapping[str, object]) -> ServiceOptions:
     try:
         return ServiceOptions.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, ServiceOptions)}") from error
+        problems = "; ".join(_located(problem, ServiceOptions) for problem in error.errors())
+        raise ConfigError(f"{where}: {problems}") from error
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what is wrong with the data given for `model`."""
-    return "; ".join(_explain(problem["loc"], problem["type"], problem["msg"], model) for problem in error.errors())
+def option_problems(raw: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
+    """Check the options; return the keys that lead to each one that is wrong, and what is wrong with it."""
+    try:
+        ServiceOptions.model_validate(raw)
+    except ValidationError as error:
+        return [
+            (tuple(str(part) for part in problem["loc"]), _problem(problem, ServiceOptions))
+            for problem in error.errors()
+        ]
+    return []
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
@@ -191,21 +165,27 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
-def _explain(
-    location: tuple[int | str, ...], kind: str | Literal["extra_forbidden"], message: str, model: type[BaseModel]
-) -> str:
+def _located(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    location = problem["loc"][:-1] if problem["type"] == "extra_forbidden" else problem["loc"]
     path = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        parent = ".".join(str(part) for part in location[:-1])
-        problem = unknown_name("key", str(location[-1]), _fields(model, location[:-1]))
-        return f"{parent}: {problem}" if parent else problem
-    return f"{path}: {message.removeprefix('Value error, ')}"
+    return f"{path}: {_problem(problem, model)}" if path else _problem(problem, model)
+
+
+def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    location = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        return unknown_name("key", str(location[-1]), _fields(model, location[:-1]))
+    if problem["type"] in ("model_type", "dict_type"):
+        return "must be a mapping"
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        [model] = [
+            choice
+            for choice in (annotation, *get_args(annotation))
+            if isinstance(choice, type) and issubclass(choice, BaseModel)
+        ]
     return list(model.model_fields)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dynamo.sdk._constructor import parameter_names
+from dynamo.sdk._constructor import Constructor, constructor_of
 
 if TYPE_CHECKING:
     from dynamo.sdk._service import Service
@@ -19,8 +19,12 @@ class ServiceOutline(msgspec.Struct, frozen=True):
     workers: int
     envs: dict[str, str]
     has_http: bool
-    #: Of the constructor, as far as a configuration fills them.
-    parameters: list[str]
+    #: GPUs of each worker, or the share of one.
+    gpu: float = 0.0
+    namespace: str = ""
+    #: What the decorator and the configuration have said, by the keys of `ServiceArgs`.
+    options: dict[str, object] = {}
+    constructor: Constructor = Constructor()
 
 
 class Outline(msgspec.Struct, tag="outline", frozen=True):
@@ -37,5 +41,13 @@ class Outline(msgspec.Struct, tag="outline", frozen=True):
 def outline_of(service: Service[object]) -> ServiceOutline:
     """Return the outline of one service."""
     options = service.options
-    parameters = parameter_names(service.inner)
-    return ServiceOutline(service.name, options.workers, options.envs, service.has_http, parameters)
+    return ServiceOutline(
+        service.name,
+        options.workers,
+        options.envs,
+        service.has_http,
+        options.resources.gpu or 0.0,
+        options.dynamo.namespace,
+        options.model_dump(mode="json", exclude_unset=True),
+        constructor_of(service.inner),
+    )

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
-from dynamo.sdk._constructor import misspelt
+from dynamo.sdk._config import Layer, MergedConfig
+from dynamo.sdk._constructor import constructor_problems, misspelt, wants_text
+from dynamo.sdk._gpus import VISIBLE_DEVICES, Allocation, GpuRequest, allocate
 from dynamo.sdk._options import unknown_name
 from dynamo.sdk._outline import Outline, ServiceOutline
-from dynamo.sdk._sections import COMMON, ENVIRONMENT_VARIABLE, Section
-from dynamo.sdk.lib.config import ServiceConfig
+from dynamo.sdk._secrets import shown
+from dynamo.sdk._sections import (
+    COMMON,
+    COMMON_CONFIGS,
+    ENVIRONMENT_VARIABLE,
+    SERVICE_ARGS,
+    KeyPath,
+    Section,
+    is_value,
+    values_of,
+)
 
 HTTP_HOST = "127.0.0.1"
 HTTP_PORT = 8000
@@ -42,6 +53,14 @@ class PlannedService:
     workers: int
     envs: dict[str, str]
     http: HttpAddress | None
+    #: What each worker sees as `CUDA_VISIBLE_DEVICES`; empty where the workers keep what they find.
+    gpus: tuple[str, ...] = ()
+
+    def environment_of(self, number: int) -> dict[str, str]:
+        """The variables of one worker, counted from 1: the same each time that it is started."""
+        if not self.gpus:
+            return dict(self.envs)
+        return {**self.envs, VISIBLE_DEVICES: self.gpus[number - 1]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +69,10 @@ class Plan:
 
     graph: str
     working_dir: str
-    config: ServiceConfig
+    config: MergedConfig
     services: list[PlannedService]
+    #: What was read of those services.
+    outlines: list[ServiceOutline]
     #: Names of services; each group depends only on groups before it.
     callees_first: list[list[str]]
     warnings: list[str]
@@ -66,55 +87,43 @@ def make_plan(
     graph: str,
     working_dir: str,
     outline: Outline,
-    config: ServiceConfig,
+    config: MergedConfig,
     environment: Mapping[str, str],
     *,
     host: str | None = None,
     port: int | None = None,
     insecure: bool = False,
     service_name: str | None = None,
+    machine: Callable[[], list[str]] | None = None,
 ) -> Plan:
     """Decide what runs. Raises `ConfigError` for whatever cannot work.
 
     With `service_name` only that service of the graph runs. `host` and `port` are for the first service
     that serves HTTP. An address that other machines reach needs `insecure`, as nobody is asked for credentials.
+    `machine` finds the GPUs where the environment does not name them.
     """
-    names = [service.name for service in outline.services]
     chosen = [service for service in outline.services if service_name in (None, service.name)]
     if not chosen:
-        raise WrongUsage(f"Service {service_name} not found: {graph} has {', '.join(names)}")
-    _check_sections(config, outline)
+        names = ", ".join(service.name for service in outline.services)
+        raise WrongUsage(f"Service {service_name} not found: {graph} has {names}")
     _check_planes(environment)
-    warnings = [
-        f"the configuration has a section {name!r}, but {graph} does not run it"
-        for name in config
-        if name != COMMON and name not in names
-    ]
-    warnings += [
-        f"{service.name}.{key} is no parameter of {service.name}; is {meant!r} meant?"
-        for service in chosen
-        for key, meant in misspelt(config.get(service.name, {}), service.parameters)
-    ]
-    config = ServiceConfig(config)
+    warnings = [*config.warnings, *_warnings(graph, config, outline, chosen)]
     web = next((service for service in chosen if service.has_http), None)
-    address: Section = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    if address and web is not None:
-        config[web.name] = config.get(web.name, {}) | address
-    elif address:
+    if web is not None:
+        config = config.overlaid(_address(web.name, environment, host=host, port=port))
+    elif host is not None or port is not None:
         warnings.append("--host and --port have no effect: no service of this graph serves HTTP")
-    services = [_planned(service, config.get(service.name, {})) for service in chosen]
+    config = _with_typed_texts(config, chosen)
+    if problems := _problems(config, outline, chosen):
+        raise WrongUsage("\n".join(problems))
+    allocation = allocate([_gpu_request(service) for service in chosen], environment, machine)
+    services = [_planned(service, config, allocation) for service in chosen]
     _check_addresses(services)
     if not insecure:
         _check_reach(services)
     running = {service.name for service in chosen}
     groups = [[name for name in group if name in running] for group in outline.callees_first]
-    return Plan(graph, working_dir, config, services, groups, warnings)
-
-
-def _check_sections(config: ServiceConfig, outline: Outline) -> None:
-    for name in config:
-        if name != COMMON and name not in outline.known:
-            raise WrongUsage(f"the configuration has a section for an {unknown_name('service', name, outline.known)}")
+    return Plan(graph, working_dir, config, services, chosen, groups, [*warnings, *allocation.warnings])
 
 
 def _check_planes(environment: Mapping[str, str]) -> None:
@@ -123,17 +132,101 @@ def _check_planes(environment: Mapping[str, str]) -> None:
             raise WrongUsage(f"{variable}={scheme} ends at the border of a process, and each worker is one: unset it")
 
 
-def _planned(service: ServiceOutline, section: Section) -> PlannedService:
-    http = _http_address(service.name, section) if service.has_http else None
-    return PlannedService(service.name, service.workers, service.envs, http)
+def _warnings(graph: str, config: MergedConfig, outline: Outline, chosen: list[ServiceOutline]) -> list[str]:
+    names = [service.name for service in outline.services]
+    warnings = [
+        config.complaint((name,), f"{graph} does not run {name}")
+        for name in config
+        if name != COMMON and name not in names and name in outline.known
+    ]
+    if SERVICE_ARGS in config.get(COMMON, {}):
+        warnings.append(
+            config.complaint((COMMON, SERVICE_ARGS), "these apply to no service: only its values are common")
+        )
+    for service in chosen:
+        section, common = config.get(service.name, {}), config.get(COMMON, {})
+        warnings += [
+            config.complaint((service.name, key), f"this is no parameter of {service.name}; is {meant!r} meant?")
+            for key, meant in misspelt([key for key in section if is_value(key)], service.constructor)
+        ]
+        wanted = section.get(COMMON_CONFIGS)
+        warnings += [
+            config.complaint((service.name, COMMON_CONFIGS), f"{COMMON} has no {key}")
+            for key in (wanted if isinstance(wanted, list) else [])
+            if key not in common and key not in section
+        ]
+    return warnings
 
 
-def _http_address(name: str, section: Section) -> HttpAddress:
-    host, port = section.get("host", HTTP_HOST), section.get("port", HTTP_PORT)
+def _address(name: str, environment: Mapping[str, str], **given: str | int | None) -> Layer:
+    """What the command line says about the address of a service. Its options are variables, too."""
+    section: Section = {}
+    sources: dict[KeyPath, str] = {}
+    for key, value in given.items():
+        if value is not None:
+            variable = f"DYNAMO_{key.upper()}"
+            section[key] = value
+            sources[(name, key)] = variable if environment.get(variable) == str(value) else f"--{key}"
+    return Layer({name: section} if section else {}, sources)
+
+
+def _with_typed_texts(config: MergedConfig, chosen: list[ServiceOutline]) -> MergedConfig:
+    """Where a parameter is text, `--Worker.name=8` is the text 8: no shell keeps the quotes that would say so."""
+    for service in chosen:
+        for key, (path, value) in values_of(config, service.name).items():
+            typed = config.as_typed(path)
+            if typed is not None and wants_text(key, value, service.constructor):
+                config = config.overlaid(typed)
+    return config
+
+
+def _problems(config: MergedConfig, outline: Outline, chosen: list[ServiceOutline]) -> list[str]:
+    """What is wrong with the configuration of this graph, each in one line."""
+    problems = [
+        config.complaint((name,), unknown_name("service", name, outline.known))
+        for name in config
+        if name != COMMON and name not in outline.known
+    ]
+    for service in chosen:
+        problems += [
+            config.complaint(path, problem) if path else problem
+            for path, problem in constructor_problems(service.name, service.constructor, config)
+        ]
+        if service.has_http:
+            problems += _address_problems(service.name, config)
+    return problems
+
+
+def _address_problems(name: str, config: MergedConfig) -> list[str]:
+    problems = []
+    values = values_of(config, name)
+    where, host = values.get("host", ((), HTTP_HOST))
     if not isinstance(host, str) or not host:
-        raise ConfigError(f"{name}.host must be an address to listen on, not {host!r}")
+        problems.append(config.complaint(where, f"must be an address to listen on, not {shown('host', host)}"))
+    where, port = values.get("port", ((), HTTP_PORT))
     if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
-        raise ConfigError(f"{name}.port must be a number from 0 to 65535, not {port!r}")
+        problems.append(config.complaint(where, f"must be a number from 0 to 65535, not {shown('port', port)}"))
+    return problems
+
+
+def _gpu_request(service: ServiceOutline) -> GpuRequest:
+    """What a service asks for; nothing where it names its devices itself."""
+    gpu = 0.0 if VISIBLE_DEVICES in service.envs else service.gpu
+    return GpuRequest(service.name, service.workers, gpu)
+
+
+def _planned(service: ServiceOutline, config: MergedConfig, allocation: Allocation) -> PlannedService:
+    http = _http_address(config, service.name) if service.has_http else None
+    gpus = tuple(allocation.visible.get(service.name, ()))
+    return PlannedService(service.name, service.workers, service.envs, http, gpus)
+
+
+def _http_address(config: MergedConfig, name: str) -> HttpAddress:
+    values = values_of(config, name)
+    _, host = values.get("host", ((), HTTP_HOST))
+    _, port = values.get("port", ((), HTTP_PORT))
+    assert isinstance(host, str), "it was checked"
+    assert isinstance(port, int), "it was checked"
     return HttpAddress(host, port)
 
 

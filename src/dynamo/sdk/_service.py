@@ -6,63 +6,49 @@ name of the class is then a `Service`; the class itself is `.inner`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, overload
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar, Union, Unpack, overload
+from weakref import WeakSet
 
-from dynamo._core.errors import ConfigError
+from dynamo.sdk._declaration import configured, declared
 from dynamo.sdk._endpoints import EndpointSpec, collect_endpoints
 from dynamo.sdk._hooks import HookKind, collect_hooks
-from dynamo.sdk._options import (
-    DynamoConfig,
-    DynamoDict,
-    EnvironmentVariable,
-    ResourcesDict,
-    ServiceOptions,
-    TrafficDict,
-    parse_options,
-    unknown_name,
-)
+from dynamo.sdk._interface import abstract_endpoints, check_interfaces, is_interface
+from dynamo.sdk._options import ServiceOptions
 from dynamo.sdk._proxy import ServiceProxy
-from dynamo.sdk._sections import SERVICE_ARGS
-from dynamo.sdk.lib.config import ServiceConfig
+from dynamo.sdk._runner_map import external_services
 
 if TYPE_CHECKING:
-    from typing import TypedDict
-
     from fastapi import FastAPI
 
     from dynamo.runtime import DistributedRuntime
+    from dynamo.sdk._declaration import ServiceKeywords
     from dynamo.sdk._depends import Dependency
-
-    class ServiceKeywords(TypedDict, total=False):
-        """The keywords of `@service`."""
-
-        dynamo: DynamoDict | DynamoConfig
-        resources: ResourcesDict
-        workers: int
-        image: str
-        envs: list[EnvironmentVariable] | dict[str, str]
-        labels: dict[str, str]
-        traffic: TrafficDict
-        app: FastAPI
 
 
 T_co = TypeVar("T_co", covariant=True)
 Decorated = TypeVar("Decorated")
 
 _MARK = "__dynamo_service__"
-_KEYWORDS = [*ServiceOptions.model_fields, "app"]
 
 
 class Service(Generic[T_co]):
-    """A class with its options, its endpoints and the services that it calls."""
+    """A class with its options, its endpoints and the services that it calls.
+
+    One of an interface stands for the services that implement it, until one of them is linked. It can be
+    depended on, but not served.
+    """
 
     def __init__(self, inner: type[T_co], options: ServiceOptions, app: FastAPI | None = None) -> None:
+        functools.update_wrapper(self, inner, updated=())
         self.inner = inner
         self.name = inner.__name__
         self.app = app
-        self.options = _configured(self.name, options)
-        self.endpoints = collect_endpoints(inner)
+        self.options = configured(self.name, options)
+        self.is_interface = is_interface(inner)
+        self.endpoints = abstract_endpoints(inner) | collect_endpoints(inner)
         self.dependencies = _dependencies(inner)
         # The mutable state: which edges were linked and to whom, and in a running process the proxies.
         self._links: dict[str, Service[object]] = {}
@@ -74,15 +60,42 @@ class Service(Generic[T_co]):
         """Build an instance of the class."""
         return self.inner(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Dependency[object]:
+    def __getattr__(self, name: str) -> object:
+        """Return a dependency, or what the class has under this name."""
         dependencies: dict[str, Dependency[object]] = self.__dict__.get("dependencies", {})
         if name in dependencies:
             return dependencies[name]
-        raise AttributeError(f"service {self.__dict__.get('name')!r} has no attribute {name!r}")
+        if not name.startswith("__") and hasattr(self.__dict__.get("inner"), name):
+            return getattr(self.inner, name)
+        advice = "; @service must be the outermost decorator" if name == "__mro__" else ""
+        raise AttributeError(f"service {self.__dict__.get('name')!r} has no attribute {name!r}{advice}")
+
+    # To a type checker the name of a decorated class is the class: what can be done with one works here, too.
 
     def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type]:
         """Let a class inherit from a service: from the class inside it."""
         return (self.inner,)
+
+    def __getitem__(self, parameters: object) -> Service[T_co]:
+        """Take the parameters of a generic class, which mean nothing when it runs."""
+        return self
+
+    @property
+    def __bases__(self) -> tuple[type]:
+        return (self.inner,)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self.inner)
+
+    def __subclasscheck__(self, subclass: object) -> bool:
+        inner = subclass.inner if isinstance(subclass, Service) else subclass
+        return isinstance(inner, type) and issubclass(inner, self.inner)
+
+    def __or__(self, other: object) -> object:
+        return Union[self.inner, other]  # noqa: UP007 - of values, not of types
+
+    def __ror__(self, other: object) -> object:
+        return Union[other, self.inner]  # noqa: UP007
 
     def __repr__(self) -> str:
         return f"<service {self.name}>"
@@ -90,7 +103,14 @@ class Service(Generic[T_co]):
     # What it is.
 
     def dynamo_address(self) -> tuple[str, str]:
-        """The namespace and the component name under which the service is found."""
+        """The namespace and the component name under which the service is found.
+
+        That of a service which runs elsewhere is the one that `--depends` gave. ValueError if it has none.
+        """
+        if address := external_services(os.environ).get(self.name):
+            return address
+        if self.is_interface:
+            raise ValueError(f"Service {self.name!r} has no address: it is an interface; link a service to it")
         if not self.options.dynamo.enabled:
             raise ValueError(
                 f"Service {self.name!r} is not configured as a Dynamo component: its dynamo.enabled is false"
@@ -119,24 +139,32 @@ class Service(Generic[T_co]):
 
     # Edges.
 
-    def link(self, other: Service[Decorated]) -> Service[Decorated]:
+    def link(self, other: Service[Decorated] | type[Decorated]) -> Service[Decorated]:
         """Keep the edge to `other`, and return `other`.
 
         A service that takes part in any link keeps only the edges that were linked. Where the edge leads
-        to a base class of `other`, it leads to `other` from now on.
+        to an interface or a base class of `other`, it leads to `other` from now on.
         """
-        if not isinstance(other, Service):
-            raise ValueError(f"link must be passed a Service, got {type(other).__name__}")
-        matches = [name for name, dependency in self.dependencies.items() if dependency.on is other] or [
-            name for name, dependency in self.dependencies.items() if issubclass(other.inner, dependency.on.inner)
+        try:
+            target = service_of(other)
+        except TypeError:
+            got = f"{other.__name__}, a class without @service" if isinstance(other, type) else type(other).__name__
+            raise ValueError(f"link must be passed a Service, got {got}") from None
+        self._links[self._dependency_for(target)] = target
+        self._was_linked = target._was_linked = True
+        linked_services.update((self, target))
+        return target
+
+    def _dependency_for(self, target: Service[object]) -> str:
+        """The one dependency that `target` is meant for: by its own name, or else as a subclass."""
+        matches = [name for name, dependency in self.dependencies.items() if dependency.on is target] or [
+            name for name, dependency in self.dependencies.items() if issubclass(target.inner, dependency.on.inner)
         ]
         if not matches:
-            raise ValueError(f"{other.name} does not fulfill any dependencies required by {self.name}")
+            raise ValueError(f"{target.name} does not fulfill any dependencies required by {self.name}")
         if len(matches) > 1:
-            raise ValueError(f"{other.name} fulfills multiple dependencies required by {self.name}: {matches}")
-        self._links[matches[0]] = other
-        self._was_linked = other._was_linked = True
-        return other
+            raise ValueError(f"{target.name} fulfills multiple dependencies required by {self.name}: {matches}")
+        return matches[0]
 
     def edges(self) -> dict[str, Service[object]]:
         """The services that it calls, by the name of the attribute, without the edges that linking removed."""
@@ -161,31 +189,45 @@ class Service(Generic[T_co]):
 
     def resolve(self, name: str) -> ServiceProxy | None:
         """What the attribute `name` of an instance is: a proxy, or None where the edge was removed."""
-        if name not in self.edges():
+        proxy = self._proxies.get(name)  # first, as it is asked for with every call
+        if proxy is None and name in self.dependencies and name not in self.edges():
             return None
-        if name not in self._proxies:
+        if proxy is None:
             raise RuntimeError(
                 f"{self.name}.{name} works in a running service; in a test, set the attribute of the instance to a fake"
             )
-        return self._proxies[name]
+        return proxy
+
+
+#: The services that took part in a link.
+linked_services: WeakSet[Service[object]] = WeakSet()
 
 
 @overload
 def service_of(decorated: Service[Decorated]) -> Service[Decorated]: ...
 @overload
 def service_of(decorated: type[Decorated]) -> Service[Decorated]: ...
+@overload
+def service_of(decorated: Service[Decorated] | type[Decorated]) -> Service[Decorated]: ...
 def service_of(decorated: Service[Decorated] | type[Decorated]) -> Service[Decorated]:
     """Return the service of a decorated class, given either. TypeError if it is not decorated.
 
     A type checker takes the name of a decorated class for the class: `service_of(Worker).link(...)` is
-    `Worker.link(...)` with types.
+    `Worker.link(...)` with types. An interface has one service, which stands for those that implement it.
     """
     if isinstance(decorated, Service):
         return decorated
-    mark = getattr(decorated, _MARK, None) if isinstance(decorated, type) else None
-    if not isinstance(mark, Service):
-        raise TypeError(f"{decorated!r} is not decorated with @service()")
-    return mark
+    mark = vars(decorated).get(_MARK) if isinstance(decorated, type) else None
+    if isinstance(mark, Service):
+        return mark
+    if isinstance(decorated, type) and is_interface(decorated):
+        return Service(decorated, ServiceOptions())
+    raise TypeError(f"{decorated!r} is not decorated with @service()")
+
+
+def nearest_service(cls: type) -> Service[object]:
+    """Return the service of a class, or of the first of its bases that is decorated. TypeError if none is."""
+    return service_of(next((base for base in cls.__mro__ if _MARK in vars(base)), cls))
 
 
 @overload
@@ -201,51 +243,17 @@ def service(
     `labels` serve deployment, `traffic` limits calls to it, and `app` is its HTTP application. All of
     them but `app` can be overridden by configuration, under `ServiceArgs`.
     """
-    app = keywords.pop("app", None)
-    options = _declared(keywords)
-    _check_app(app)
+    options, app = declared(keywords)
 
     def decorate(inner: type[Decorated]) -> Service[Decorated]:
         if isinstance(inner, Service):
             raise TypeError("service() decorator can only be applied once")
         if not isinstance(inner, type):
             raise TypeError(f"service() decorates a class, got {inner!r}")
-        return Service(inner, options, app)  # type: ignore[arg-type]
+        check_interfaces(inner)
+        return Service(inner, options, app)
 
     return decorate if cls is None else decorate(cls)
-
-
-def _declared(keywords: Mapping[str, object]) -> ServiceOptions:
-    for keyword in keywords:
-        if keyword not in _KEYWORDS:
-            raise TypeError(f"service(): {unknown_name('keyword', keyword, _KEYWORDS)}")
-    raw = {
-        name: value.model_dump(exclude_unset=True) if isinstance(value, DynamoConfig) else value
-        for name, value in keywords.items()
-    }
-    try:
-        return parse_options("service()", raw)
-    except ConfigError as error:
-        raise TypeError(error.message) from None
-
-
-def _configured(name: str, declared: ServiceOptions) -> ServiceOptions:
-    """The options with what the configuration of this process overrides."""
-    override = ServiceConfig.get_instance().get(name, {}).get(SERVICE_ARGS)
-    if override is None:
-        return declared
-    if not isinstance(override, dict):
-        raise ConfigError(f"configuration: {name}.{SERVICE_ARGS} must be a mapping")
-    return declared.overridden_by(parse_options(f"configuration: {name}.{SERVICE_ARGS}", override))
-
-
-def _check_app(app: object) -> None:
-    if app is None:
-        return
-    from fastapi import FastAPI
-
-    if not isinstance(app, FastAPI):
-        raise TypeError(f"service(): app must be a FastAPI application, got {type(app).__name__}")
 
 
 def _dependencies(inner: type) -> dict[str, Dependency[object]]:
@@ -258,4 +266,7 @@ def _dependencies(inner: type) -> dict[str, Dependency[object]]:
                 found[name] = value
             else:
                 found.pop(name, None)
+    for name, dependency in found.items():
+        if not dependency.name:  # it was put on the class after its body
+            dependency.name = name
     return found

@@ -1,3 +1,3 @@
-"""Modules of the SDK that are imported by path; see `dynamo.sdk.lib.config`."""
+"""Modules of the SDK that are imported by path: `config`, `image` and `service`."""
 
 __all__: list[str] = []

@@ -2,7 +2,8 @@
 
 `dynamo serve` merges the command line, the environment and the YAML file into one mapping of service
 names to sections and hands it to every worker in `DYNAMO_SERVICE_CONFIG`. A section holds the values
-of one service; its key `ServiceArgs` overrides the arguments of `@service`.
+of one service; its key `ServiceArgs` overrides the arguments of `@service`, and its key `common-configs`
+lists keys of the section `Common`, whose values its constructor and `as_args` take where the section has none.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ import os
 from typing import ClassVar
 
 from dynamo._core.errors import ConfigError
-from dynamo.sdk._sections import COMMON, COMMON_CONFIGS, ENVIRONMENT_VARIABLE, SERVICE_ARGS, Json, Section
+from dynamo.sdk._sections import ENVIRONMENT_VARIABLE, Json, Section, values_of
 
 __all__ = ["ServiceConfig"]
 
+#: Flags of vLLM that are on unless they are switched off by name: for these, false says something.
+_ON_UNLESS_SAID = frozenset({"enable-prefix-caching", "multi-step-stream-outputs"})
+
 
 class ServiceConfig(dict[str, Section]):
-    """Service names, each with its section of values."""
+    """Service names, each with its section of values.
+
+    It is a dictionary: `get` and `require` give what is written in a section itself, and nothing of `Common`.
+    """
 
     # The instance and the text that it was read from: another text makes another instance.
     _instance: ClassVar[ServiceConfig | None] = None
@@ -53,30 +60,25 @@ class ServiceConfig(dict[str, Section]):
     def as_args(self, service_name: str, prefix: str = "") -> list[str]:
         """Return a section as command line arguments, for a parser that is not ours.
 
-        True becomes a flag, False nothing; a mapping or a list becomes JSON. With a prefix, only the
-        keys that begin with it are taken, without it. The keys that the section lists under
-        `common-configs` are taken from the section `Common`, unless it has them itself.
+        True becomes `--key` and False nothing, except for the flags of vLLM that are on by default
+        (`enable-prefix-caching`, `multi-step-stream-outputs`), whose False becomes `--no-key`. None is left
+        out, and a mapping or a list becomes JSON. With a prefix, only the keys that begin with it are taken,
+        without it. The keys that the section lists under `common-configs` are taken from the section
+        `Common`, unless it has them itself.
         """
-        if service_name not in self:
-            return []
-        section = self[service_name]
         arguments: list[str] = []
-        for key, value in {**self._common(section), **section}.items():
-            if key == SERVICE_ARGS or key.endswith(COMMON_CONFIGS) or not key.startswith(prefix):
-                continue
-            arguments += _argument(key.removeprefix(prefix), value)
+        for key, (_, value) in values_of(self, service_name).items():
+            if key.startswith(prefix):
+                arguments += _argument(key.removeprefix(prefix), value)
         return arguments
-
-    def _common(self, section: Section) -> Section:
-        wanted = section.get(COMMON_CONFIGS)
-        if not isinstance(wanted, list):
-            return {}
-        return {key: value for key, value in self.get(COMMON, {}).items() if key in wanted and key not in section}
 
 
 def _argument(key: str, value: Json) -> list[str]:
-    if value is False:
+    if value is None:
         return []
+    if value is False:
+        flag = key.replace("_", "-")
+        return [f"--no-{flag}"] if flag in _ON_UNLESS_SAID else []
     if value is True:
         return [f"--{key}"]
     if isinstance(value, dict | list):
