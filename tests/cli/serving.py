@@ -78,6 +78,10 @@ class Serving:
         """The processes that it has started, by what the kernel says."""
         return children_of(self.process.pid)
 
+    def workers(self) -> dict[str, int]:
+        """The worker processes by their labels, such as `Backend:2`."""
+        return workers_below(self.process.pid)
+
     @property
     def text(self) -> str:
         return "\n".join([*self.out, *self.err])
@@ -102,6 +106,17 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def workers_below(pid: int) -> dict[str, int]:
+    """The workers that a process has started, by their labels, such as `Backend:2`."""
+    found = {}
+    for child in children_of(pid):
+        words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        if "--service-name" in words:
+            name, number = (words[words.index(option) + 1] for option in ("--service-name", "--worker-id"))
+            found[f"{name}:{number}"] = child
+    return found
 
 
 async def all_gone(pids: list[int]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -15,15 +17,59 @@ from dynamo.cli._serve import split_overrides
 from dynamo.sdk._console import LINE_BYTES_MAX, Console
 
 run = CliRunner()
+DEADLINE_S = 30.0
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
-    result = run.invoke(app, ["--version"])
+PLAIN = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+@pytest.mark.parametrize("option", ["--version", "-v"])
+def test_the_version_is_that_of_the_distribution(option: str) -> None:
+    result = run.invoke(app, [option])
     assert (result.exit_code, result.output) == (0, f"dynamo {version('dynamo-serve')}\n")
 
 
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], []])
+def test_the_help_names_every_command(arguments: list[str]) -> None:
+    result = run.invoke(app, arguments, env=PLAIN)
+    assert all(f" {command} " in result.stdout for command in ("serve", "run", "env"))
+
+
+def test_a_command_that_is_misspelled_is_suggested() -> None:
+    result = run.invoke(app, ["serv"], env=PLAIN)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "No such command 'serv'. Did you mean 'serve'?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("dynamo.cli", ["serv"], "No such command 'serv'. Did you mean 'serve'? (see {} --help)"),
+        ("dynamo.cli", ["serve"], "Missing argument 'GRAPH'. (see {} serve --help)"),
+        ("dynamo.cli", ["serve", "g", "--foo=1"], "No such option: --foo (see {} serve --help)"),
+        (
+            "dynamo.cli",
+            ["serve", "g", "--A.b"],
+            "Invalid value: --A.b needs a value: write --A.b=VALUE (see {} serve --help)",
+        ),
+        (
+            "dynamo.cli._llmctl",
+            ["http", "add", "chat", "x", "a.b", "c"],
+            "Got unexpected extra argument(s) (c) (see {} http add --help)",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(module: str, arguments: list[str], words: str) -> None:
+    code = f"from {module} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {words.format('-c')}\n"
+
+
 def test_the_help_names_every_option() -> None:
-    result = run.invoke(app, ["serve", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
+    result = run.invoke(app, ["serve", "--help"], env=PLAIN)
     assert result.exit_code == 0
     for option in (
         "--config-file",
@@ -32,6 +78,11 @@ def test_the_help_names_every_option() -> None:
         "--insecure",
         "--working-dir",
         "--service-name",
+        "--depends",
+        "--reload",
+        "--restart",
+        "--log-format",
+        "--verbose",
         "--dry-run",
         "--Service.key",
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,9 @@ class Backend:
         if os.environ.get("WAIT_IN_HOOK"):
             print("hook waits")
             await asyncio.sleep(600)
+        if os.environ.get("BLOCK_IN_HOOK"):
+            print("hook blocks")
+            time.sleep(600)
         if os.environ.get("LEAVE_A_CHILD"):
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
@@ -228,10 +232,25 @@ async def test_a_port_in_use_is_named_before_anything_starts(serve: Serve, graph
 async def test_a_hook_that_raises_ends_everything_and_is_named(serve: Serve, graph: Path) -> None:
     serving = await serve("graph:Frontend", "--port", "0", FAIL_IN_HOOK="1")
     assert await serving.exit_status() == 1
-    reason = r"^error: Backend:\d failed to start: ValueError: no such model \(graph.py:\d+ in start\)$"
-    await serving.line(reason)
-    await serving.line(r"^\[Backend:\d\] Traceback")
+    [line] = serving.err
+    assert re.fullmatch(
+        r"error: Backend:\d failed to start: .*ValueError: no such model \(graph.py:\d+ in start\)", line
+    )
     assert not any(line.startswith("ready") for line in serving.out)
+
+
+async def test_the_traceback_of_a_failure_is_there_for_those_who_ask(serve: Serve, graph: Path) -> None:
+    serving = await serve("graph:Frontend", "--port", "0", "-v", FAIL_IN_HOOK="1")
+    assert await serving.exit_status() == 1
+    await serving.line(r"^\[Backend:\d\] Traceback")
+    await serving.line(r"^\[Backend:\d\] +File .*graph.py")
+
+
+async def test_the_traceback_of_an_import_is_there_for_those_who_ask(serve: Serve, graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text("import os\nos.environ['missing']\n")
+    serving = await serve("raises:Frontend", "-v")
+    assert await serving.exit_status() == 1
+    await serving.line(r"^\[graph\] KeyError: 'missing'$")
 
 
 async def test_a_wrong_log_level_is_named(serve: Serve, graph: Path) -> None:
@@ -304,6 +323,16 @@ async def test_ctrl_c_while_starting_ends_everything(serve: Serve, graph: Path) 
     await all_gone(pids)
 
 
+async def test_ctrl_c_does_not_wait_for_a_start_that_blocks(serve: Serve, graph: Path) -> None:
+    serving = await serve("graph:Frontend", "--port", "0", BLOCK_IN_HOOK="1")
+    await serving.line("hook blocks")
+    pids = serving.worker_pids()
+    serving.interrupt()
+    assert await serving.exit_status() == 0
+    await serving.line(r"^warning: Backend:\d was still starting and did not end by itself$")
+    await all_gone(pids)
+
+
 async def test_workers_end_when_their_parent_is_killed(serve: Serve, graph: Path) -> None:
     serving = await serve("graph:Frontend", "--port", "0")
     await serving.ready()
@@ -352,13 +381,13 @@ async def test_a_shutdown_hook_that_raises_is_a_failure(serve: Serve, graph: Pat
     await serving.line(r"^error: Backend:1 did not end well: ValueError: cannot clean up \(graph.py:\d+ in end\)$")
 
 
-# Workers that end by themselves.
+# Workers that end by themselves and are not started again.
 
 
 async def test_a_lost_worker_is_reported_and_the_last_one_ends_everything(
     serve: Serve, graph: Path, tmp_path: Path
 ) -> None:
-    serving = await serve("graph:Frontend", "--port", "0")
+    serving = await serve("graph:Frontend", "--port", "0", "--no-restart")
     await serving.ready()
     pids = serving.worker_pids()
     async with DistributedRuntime(discovery=f"file://{tmp_path / 'discovery'}", request_plane="tcp:") as runtime:
@@ -368,10 +397,10 @@ async def test_a_lost_worker_is_reported_and_the_last_one_ends_everything(
     assert isinstance(first, int)
     assert isinstance(second, int)
     os.kill(first, signal.SIGKILL)
-    await serving.line(r"^error: Backend:\d is gone, 1 of 2 workers left: it was killed by SIGKILL$")
+    await serving.line(r"^error: Backend:\d is gone \(killed by SIGKILL\), 1 of 2 workers left$")
     os.kill(second, signal.SIGKILL)
     assert await serving.exit_status() == 1
-    await serving.line(r"^error: Backend:\d is gone and Backend has no worker left: it was killed by SIGKILL$")
+    await serving.line(r"^error: Backend:\d is gone \(killed by SIGKILL\) and Backend has no worker left$")
     await all_gone(pids)
 
 

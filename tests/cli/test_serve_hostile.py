@@ -36,7 +36,7 @@ class Worker:
 
 @service(dynamo={"namespace": "test"}, workers=2)
 class Needy:
-    def __init__(self, model: str, /, path):
+    def __init__(self, model: str, path):
         pass
 
 Worker.link(Other)
@@ -54,8 +54,8 @@ def write(folder: Path, before: str = "", after: str = "") -> None:
 @pytest.mark.parametrize(
     ("line", "how"),
     [
-        ("os._exit(0)", "its process ended with status 0"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "it was killed by SIGSEGV"),
+        ("os._exit(0)", "ended with status 0"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
     ],
 )
 async def test_a_graph_that_ends_its_process_is_a_failure(serve: Serve, tmp_path: Path, line: str, how: str) -> None:
@@ -118,10 +118,9 @@ async def test_threads_that_do_not_end_do_not_hold_a_worker(serve: Serve, tmp_pa
 async def test_a_parameter_without_a_value_is_named_once(serve: Serve, tmp_path: Path) -> None:
     write(tmp_path, after="Needy.inner.start = async_on_start(lambda self: None)")
     serving = await serve("graph:Needy", "--Needy.model=m")
-    assert await serving.exit_status() == 1
-    assert [line.partition(" failed to start: ")[2] for line in serving.err] == [
-        "Needy cannot be built without 'model': set it with --Needy.model=VALUE"
-    ]
+    assert await serving.exit_status() == 2
+    [line] = serving.err
+    assert line.startswith("error: Needy cannot be built without 'path'")
 
 
 async def test_a_hook_that_is_cancelled_is_a_failure_with_a_reason(serve: Serve, tmp_path: Path) -> None:
@@ -131,18 +130,15 @@ async def test_a_hook_that_is_cancelled_is_a_failure_with_a_reason(serve: Serve,
     )
     serving = await serve("graph:Hook")
     assert await serving.exit_status() == 1
-    await serving.line(r"^error: Hook:1 failed to start: CancelledError: \(no message\) \(graph\.py:\d+ in start\)$")
-    [first, *_] = [line for line in serving.err if line.startswith("[Hook:1]   File")]
-    assert "graph.py" in first
+    await serving.line(r"^error: Hook:1 failed to start: .*CancelledError: \(no message\) \(graph\.py:\d+ in start\)$")
+    assert len(serving.err) == 1
 
 
 async def test_a_section_for_an_unknown_service_is_a_usage_error(serve: Serve, tmp_path: Path) -> None:
     write(tmp_path)
     serving = await serve("graph:Worker", "--Workr.x=1")
     assert await serving.exit_status() == 2
-    assert serving.err == [
-        "error: the configuration has a section for an unknown service 'Workr'; did you mean 'Worker'?"
-    ]
+    assert serving.err == ["error: --Workr.x: unknown service 'Workr'; did you mean 'Worker'?"]
 
 
 async def test_what_has_no_effect_is_a_warning(serve: Serve, tmp_path: Path) -> None:
@@ -150,8 +146,8 @@ async def test_what_has_no_effect_is_a_warning(serve: Serve, tmp_path: Path) -> 
     serving = await serve("graph:Worker", "--Needy.x=1", "--Worker.tempereture=1", "--port", "9", "--dry-run")
     assert await serving.exit_status() == 0
     assert serving.err == [
-        "warning: the configuration has a section 'Needy', but graph:Worker does not run it",
-        "warning: Worker.tempereture is no parameter of Worker; is 'temperature' meant?",
+        "warning: --Needy.x: graph:Worker does not run Needy",
+        "warning: --Worker.tempereture: this is no parameter of Worker; is 'temperature' meant?",
         "warning: --host and --port have no effect: no service of this graph serves HTTP",
     ]
 

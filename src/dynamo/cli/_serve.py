@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
+import time
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +15,25 @@ import typer
 from typer.core import TyperCommand
 
 from dynamo._core.errors import ConfigError
-from dynamo.sdk._config import merged_config
+from dynamo.cli._serve_plan import Wanted, runner_map
 from dynamo.sdk._console import Console
+from dynamo.sdk._edits import follow_edits
 from dynamo.sdk._effective import show
-from dynamo.sdk._importing import read_outline
-from dynamo.sdk._plan import WrongUsage, make_plan
-from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
-from dynamo.sdk._supervisor import FAILED, supervise
-from dynamo.sdk.lib.config import ServiceConfig
+from dynamo.sdk._json_console import JsonConsole
+from dynamo.sdk._orphans import Family
+from dynamo.sdk._plan import WrongUsage
+from dynamo.sdk._slot import RestartPolicy
+from dynamo.sdk._supervisor import FAILED, Reloading, Supervision, supervise
 
 USAGE = 2
+
+
+class LogFormat(StrEnum):
+    """How everything is printed, the lines of the workers included."""
+
+    text = "text"
+    json = "json"
+
 
 _OVERRIDE = re.compile(r"--(?P<path>[A-Za-z_]\w*\.[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 
@@ -111,6 +122,37 @@ def serve(
         str | None,
         typer.Option("--service-name", envvar="DYNAMO_SERVICE_NAME", help="Run only this service of the graph."),
     ] = None,
+    depends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--depends",
+            envvar="DYNAMO_SERVE_DEPENDS",
+            metavar="NAME=ADDRESS",
+            help="A service that runs elsewhere and is called there: NAME=dynamo://NAMESPACE/COMPONENT. Repeatable.",
+        ),
+    ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload",
+            help="Watch the .py and .yaml files below the working directory: when one is edited, new processes "
+            "start beside the old ones and take over as soon as all of them are ready.",
+        ),
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart/--no-restart",
+            help="Whether a worker that crashes is started again, with the same number and environment.",
+        ),
+    ] = True,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", help="Lines for people, or a JSON object on every line of both streams."),
+    ] = LogFormat.text,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the traceback of what goes wrong in the code of a service.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
 ) -> None:
     """Start a graph of services on this machine, and keep it running.
@@ -122,44 +164,51 @@ def serve(
     (DYNAMO_SERVICE_CONFIG), that over the file, that over the decorator, and that over the constructor.
     --Service.ServiceArgs.key=VALUE overrides an argument of @service, such as workers.
 
-    A worker that ends by itself is reported and not started again; when a service has none left, everything
-    ends. The exit status is 0 after an orderly end, 1 after a failure, 2 if the command line is wrong and 130
-    after a second Ctrl-C.
+    A worker that crashes is started again: after half a second, then after twice as long each time, up to 30
+    seconds. After five starts in a row that fail it is given up; one that ends by itself with status 0 was done.
+    When a service has no worker left, everything ends. A worker that fails before everything was ready once
+    ends everything, too.
+
+    With --reload, code that cannot be imported or does not become ready is told, and what runs goes on.
+    While it starts, old and new processes are there at the same time, and the requests that the old ones
+    have begun are finished by them.
+
+    The exit status is 0 after an orderly end, 1 after a failure, 2 if the command line or the configuration
+    is wrong and 130 after a second Ctrl-C, or the first one while the graph is imported.
     """
-    console = Console.standard()
-    folder = str(working_dir.resolve())
-    config = _config(console, config_file, ctx.obj)
+    began = time.monotonic()
+    console = (JsonConsole if log_format is LogFormat.json else Console).standard()
+    folder, config = str(working_dir.resolve()), None if config_file is None else str(config_file)
+    watched = None if config_file is None else str(config_file.resolve())
+    wanted = Wanted(graph, folder, config, ctx.obj, host, port, insecure, service_name, verbose, dict(os.environ))
+    family = Family.adopting()
     try:
-        outline = asyncio.run(read_outline(graph, folder, console))
-        plan = make_plan(
-            graph,
-            folder,
-            outline,
-            config,
-            os.environ,
-            host=host,
-            port=port,
-            insecure=insecure,
-            service_name=service_name,
-        )
-        for warning in plan.warnings:
-            console.warn(warning)
+        environment = {**os.environ, **runner_map(depends or []), **_worker_variables(log_format, reload)}
+        read = partial(wanted.plan, console, family, environment)
+        plan = asyncio.run(read())
         if dry_run:
             show(plan, console)
             return
-        status = asyncio.run(supervise(plan, console))
+        how = Supervision(
+            environment,
+            restart=RestartPolicy() if restart else None,
+            reloading=Reloading(partial(follow_edits, folder, watched), read) if reload else None,
+            began=began,
+            verbose=verbose,
+            family=family,
+        )
+        status = asyncio.run(supervise(plan, console, how))
     except ConfigError as error:
         console.error(error.message)
         raise typer.Exit(USAGE if isinstance(error, WrongUsage) else FAILED) from None
     raise typer.Exit(status)
 
 
-def _config(console: Console, file: Path | None, overrides: list[str]) -> ServiceConfig:
-    """Merge the configuration and put it into the environment, where the graph reads it while it is imported."""
-    try:
-        config = merged_config(None if file is None else str(file), os.environ, overrides)
-    except ConfigError as error:
-        console.error(error.message)
-        raise typer.Exit(USAGE) from None
-    os.environ[ENVIRONMENT_VARIABLE] = json.dumps(config)
-    return config
+def _worker_variables(log_format: LogFormat, reload: bool) -> dict[str, str]:
+    variables = {}
+    if log_format is LogFormat.json:
+        variables["DYN_LOGGING_JSONL"] = "1"
+    if reload:
+        # Bytecode goes by the second in which its source was written: an edit within the same one would be missed.
+        variables["PYTHONDONTWRITEBYTECODE"] = "1"
+    return variables

@@ -8,21 +8,35 @@ tells what the graph is and is then ended, with whatever it has started.
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Mapping
 
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._console import Console
+from dynamo.sdk._orphans import Family
 from dynamo.sdk._outline import Outline
 from dynamo.sdk._plan import WrongUsage
-from dynamo.sdk._process import PROGRESS_S, WorkerProcess
+from dynamo.sdk._process import PROGRESS_S, Command, WorkerProcess
 from dynamo.sdk._status import START_TIMEOUT_S, Failed
 
 
-async def read_outline(graph: str, working_dir: str, console: Console) -> Outline:
-    """Return what the graph is. Raises `ConfigError` for whatever cannot work; cancelled, it leaves nothing behind."""
+async def read_outline(
+    graph: str,
+    working_dir: str,
+    console: Console,
+    environment: Mapping[str, str],
+    family: Family | None = None,
+    *,
+    verbose: bool = False,
+) -> Outline:
+    """Return what the graph is, imported with this environment; `verbose` also prints the traceback of a failure.
+
+    Raises `ConfigError` for whatever cannot work; cancelled, it leaves nothing behind.
+    """
     changed = asyncio.Event()
-    process = WorkerProcess("graph", [graph], console, changed.set)
-    running = asyncio.create_task(process.run(working_dir, dict(os.environ)))
+    arguments = [graph, "--verbose"] if verbose else [graph]
+    command = Command("graph", arguments, working_dir, dict(environment))
+    process = WorkerProcess(command, console, changed.set, family)
+    running = asyncio.create_task(process.run())
     try:
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
         while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):

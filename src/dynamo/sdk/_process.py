@@ -16,7 +16,8 @@ from typing import BinaryIO
 import msgspec
 
 from dynamo.sdk._console import Console
-from dynamo.sdk._status import LINE_BYTES_MAX, Failed, Ready, Report, Starting, decode_report
+from dynamo.sdk._orphans import Family
+from dynamo.sdk._status import LINE_BYTES_MAX, RETIRE, Failed, Ready, Report, Starting, Stopped, decode_report
 
 #: How long the output of a worker that has ended may still come: a process that it left behind can hold it open.
 OUTPUT_GRACE_S = 1.0
@@ -24,44 +25,48 @@ OUTPUT_GRACE_S = 1.0
 PROGRESS_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is started: `dynamo.sdk._worker` with these arguments, and where."""
+
+    label: str
+    arguments: list[str]
+    working_dir: str
+    environment: dict[str, str]
+    http: socket.socket | None = None
+
+
 class WorkerProcess:
     """Starts one worker, prints its output, and knows what it reported last."""
 
-    def __init__(self, label: str, arguments: list[str], console: Console, on_change: Callable[[], None]) -> None:
-        self.label = label
-        self._arguments = arguments  # of `dynamo.sdk._worker`
+    def __init__(
+        self, command: Command, console: Console, on_change: Callable[[], None], family: Family | None = None
+    ) -> None:
+        self._command = command
         self._console = console
         self._on_change = on_change  # called when the worker reports something, and when it has ended
+        self._family = family or Family(adopts=False)
         # The mutable state: what it said last, and how far its process is.
         self.report: Report = Starting("starting the process")
         self.ended = asyncio.Event()
         self.exit_status: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._wanted_end: signal.Signals | None = None
+        self._status: asyncio.StreamWriter | None = None
 
-    async def run(self, working_dir: str, environment: dict[str, str], http: socket.socket | None = None) -> None:
-        """Run the worker to its end. What it leaves behind in its process group is killed."""
-        ours, theirs = socket.socketpair()
-        fds = [theirs.fileno(), *([] if http is None else [http.fileno()])]
+    async def run(self) -> None:
+        """Run the worker to its end. What it leaves behind is killed."""
         async with AsyncExitStack() as stack:
             stack.callback(self._has_ended)
             stack.callback(self.kill)
-            stack.enter_context(ours)
-            stack.enter_context(theirs)
-            # Pipes of our own: with asyncio's, the end of a process is told only when what it left behind has ended.
-            out = await stack.enter_async_context(_pipe())
-            err = await stack.enter_async_context(_pipe())
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command(fds),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=out.write_end,
-                    stderr=err.write_end,
-                    cwd=working_dir,
-                    env=environment,
-                    pass_fds=fds,
-                    process_group=0,
-                )
+                ours, theirs = socket.socketpair()
+                stack.enter_context(ours)
+                stack.enter_context(theirs)
+                # Pipes of our own: with asyncio's, the end of a process is told only when what it left has ended.
+                out = await stack.enter_async_context(_pipe())
+                err = await stack.enter_async_context(_pipe())
+                self._process = await self._start(out.write_end, err.write_end, theirs)
             except OSError as error:
                 self.report = Failed(f"its process cannot be started: {error.strerror or error}")
                 return
@@ -70,10 +75,36 @@ class WorkerProcess:
             self._send_wanted_end()
             await self._follow(self._process, out.reader, err.reader, ours)
 
+    async def _start(self, out: BinaryIO, err: BinaryIO, status: socket.socket) -> asyncio.subprocess.Process:
+        http = self._command.http
+        fds = [status.fileno(), *([] if http is None else [http.fileno()])]
+        # -P: a file of the user's must not stand in for a module that we import.
+        words = [sys.executable, "-P", "-u", "-m", "dynamo.sdk._worker", *self._command.arguments]
+        for option, fd in zip(("--status-fd", "--http-fd"), fds, strict=False):
+            words += [option, str(fd)]
+        with self._family.birth():
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=self._command.working_dir,
+                env=self._command.environment,
+                pass_fds=fds,
+                process_group=0,
+            )
+            self._family.add(process.pid)
+        return process
+
     def terminate(self) -> None:
         """Ask the worker to end, as soon as it has a process."""
         self._wanted_end = signal.SIGTERM
         self._send_wanted_end()
+
+    def retire(self) -> None:
+        """Tell the worker that others have taken its place: it unregisters now, and ends when nobody calls it."""
+        if self._status is not None:
+            self._status.write(RETIRE)
 
     def kill(self) -> None:
         """End the worker and what it has started, at once; not what has left its process group on purpose."""
@@ -85,20 +116,18 @@ class WorkerProcess:
         return isinstance(self.report, Ready) and not self.ended.is_set()
 
     @property
+    def has_stopped(self) -> bool:
+        """True when nobody needs to wait for it any more, whether or not its process still takes itself down."""
+        return isinstance(self.report, Stopped) or self.ended.is_set()
+
+    @property
     def how_it_ended(self) -> str:
-        """What to tell about a worker that has ended."""
+        """What to tell about a worker that has ended, in a few words."""
         if isinstance(self.report, Failed):
             return self.report.reason
         if self.exit_status is not None and self.exit_status < 0:
-            return f"it was killed by {signal.Signals(-self.exit_status).name}"
-        return f"its process ended with status {self.exit_status}"
-
-    def _command(self, fds: list[int]) -> list[str]:
-        # -P: a file of the user's must not stand in for a module that we import.
-        command = [sys.executable, "-P", "-u", "-m", "dynamo.sdk._worker", *self._arguments]
-        for option, fd in zip(("--status-fd", "--http-fd"), fds, strict=False):
-            command += [option, str(fd)]
-        return command
+            return f"killed by {_signal_name(-self.exit_status)}"
+        return f"ended with status {self.exit_status}"
 
     async def _follow(
         self,
@@ -108,14 +137,15 @@ class WorkerProcess:
         ours: socket.socket,
     ) -> None:
         relays = asyncio.gather(
-            self._console.relay(out, self.label, self._console.out),
-            self._console.relay(err, self.label, self._console.err),
+            self._console.relay(out, self._command.label, self._console.out),
+            self._console.relay(err, self._command.label, self._console.err),
             self._read_reports(ours),
         )
         try:
             self.exit_status = await process.wait()
-            self.kill()  # what it has left behind
+            self.kill()  # what it has left behind in its group; the family ends the rest
             self._process = None
+            self._family.remove(process.pid)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(relays), OUTPUT_GRACE_S)
         finally:
@@ -136,16 +166,24 @@ class WorkerProcess:
         self._on_change()
 
     async def _read_reports(self, ours: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
+        reader, self._status = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
         try:
             while line := await reader.readline():
-                try:
-                    self.report = decode_report(line)
-                except msgspec.MsgspecError as error:
-                    self.report = Failed(f"its report cannot be read: {error}")
+                self.report = decode_report(line)
                 self._on_change()
+        except (msgspec.MsgspecError, ValueError) as error:  # user code may write to any file that is open
+            self.report = Failed(f"its report cannot be read: {error}")
+            self.kill()
         finally:
-            writer.close()
+            self._status.close()
+            self._status = None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)

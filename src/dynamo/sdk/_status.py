@@ -1,7 +1,7 @@
 """What a worker tells the process that started it, and how each notices that the other is gone.
 
 They share a socket pair. The worker sends lines of JSON; its end of file means that the worker is gone,
-and the end of file that the worker reads means that the parent is.
+and the end of file that the worker reads means that the parent is. A byte that it reads tells it to retire.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 import msgspec
 
+from dynamo.sdk._orphans import kill_descendants
 from dynamo.sdk._outline import Outline
 
 #: How long a worker may take until it can be called, waiting for others included.
 START_TIMEOUT_S = 1800.0
 #: How long a worker that lost its parent may take to end by itself.
 ORPHAN_GRACE_S = 5.0
+#: What the parent sends to have a worker retire.
+RETIRE = b"r"
 LINE_BYTES_MAX = 1 << 20
 REASON_CHARS_MAX = 4096
 
@@ -38,6 +42,10 @@ class Ready(msgspec.Struct, tag="ready"):
     """The worker can be called."""
 
 
+class Stopped(msgspec.Struct, tag="stopped"):
+    """The worker takes and makes no more calls, its hooks have run, and its process is about to end."""
+
+
 class Failed(msgspec.Struct, tag="failed"):
     """The worker gives up; `reason` is one line. `is_usage` says that the command line is wrong, not the graph."""
 
@@ -45,7 +53,7 @@ class Failed(msgspec.Struct, tag="failed"):
     is_usage: bool = False
 
 
-Report = Starting | Ready | Failed | Outline
+Report = Starting | Ready | Stopped | Failed | Outline
 
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
@@ -60,6 +68,9 @@ class StatusPipe:
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
+        #: Called, in a thread of its own, when others have taken this worker's place: it is to unregister at
+        #: once, and to end when nobody can be about to call it any more.
+        self.on_retire: Callable[[], object] = self._end
 
     def send(self, report: Report) -> None:
         """Tell the parent. A parent that is gone hears nothing, which `watch_parent` sees to."""
@@ -74,19 +85,24 @@ class StatusPipe:
         """End this process when the parent is gone: by SIGTERM, and if that is not enough by SIGKILL.
 
         The watch is a thread and needs no event loop, so it also ends a worker whose loop is blocked; the
-        SIGKILL goes to the process group, which the worker leads. Where the kernel can, it sends the
-        SIGTERM as well, so that a worker that lets no other thread run while it starts ends, too.
+        SIGKILL goes to all that the worker has started, and to its process group, which it leads. Where the
+        kernel can, it sends the SIGTERM as well.
         """
         if sys.platform == "linux":
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
         def watch() -> None:
-            with contextlib.suppress(OSError):
-                self._socket.recv(1)
-            os.kill(os.getpid(), signal.SIGTERM)
+            with contextlib.suppress(OSError, RuntimeError):  # the loop that is to hear of it may have ended
+                while self._socket.recv(1):
+                    self.on_retire()
+            self._end()
             threading.Event().wait(ORPHAN_GRACE_S)
+            kill_descendants()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpid(), signal.SIGKILL)
             os._exit(1)
 
         threading.Thread(target=watch, name="dynamo-parent-watch", daemon=True).start()
+
+    def _end(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The parent of a graph's workers: starts them, says when all are ready, and ends them in order.
+"""The parent of a graph's workers: starts them, says when all are ready, keeps them running, and ends them.
 
 Each worker leads a process group of its own, so that Ctrl-C in a terminal reaches only this process,
 which then ends the callers before the called. Nothing that was started is left running.
@@ -7,30 +7,60 @@ which then ends the callers before the called. Nothing that was started is left 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._console import Console
-from dynamo.sdk._plan import HttpAddress, Plan, PlannedService
-from dynamo.sdk._process import PROGRESS_S, WorkerProcess
-from dynamo.sdk._status import START_TIMEOUT_S, Failed, Starting
+from dynamo.sdk._generation import Generation, counted
+from dynamo.sdk._orphans import Family
+from dynamo.sdk._plan import Plan, PlannedService
+from dynamo.sdk._process import Command, WorkerProcess
+from dynamo.sdk._slot import RestartPolicy, Worker
+from dynamo.sdk._sockets import Sockets
 
-#: How long an orderly end may take, for all workers together, before they are killed.
-STOP_TIMEOUT_S = 30.0
-#: How long the kernel may take to end a killed process.
-KILL_TIMEOUT_S = 5.0
+#: So many generations of workers that were replaced may still end their last requests when the next one starts.
+RETIRING_MAX = 2
+_FILES_SHOWN_MAX = 3
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
+T = TypeVar("T")
 
-async def supervise(plan: Plan, console: Console) -> int:
+
+@dataclass(frozen=True, slots=True)
+class Reloading:
+    """What makes `dynamo serve` start edited code in place of what runs."""
+
+    #: Calls what it is given with the files of each edit, for ever. Raises `ConfigError` if nothing can be watched.
+    follow_edits: Callable[[Callable[[list[str]], None]], Coroutine[object, object, None]]
+    #: Reads the graph and its configuration again. Raises `ConfigError` for what cannot work.
+    plan: Callable[[], Awaitable[Plan]]
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """How a plan is run."""
+
+    #: What every worker gets, beside what the plan has for it.
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: When a worker that ended by itself is started again; None is never.
+    restart: RestartPolicy | None = None
+    reloading: Reloading | None = None
+    #: When the command began, by the clock of the loop.
+    began: float | None = None
+    #: Whether workers print the traceback of what goes wrong.
+    verbose: bool = False
+    #: The children of this process.
+    family: Family = field(default_factory=lambda: Family(adopts=False))
+
+
+async def supervise(plan: Plan, console: Console, how: Supervision) -> int:
     """Run the plan until a signal comes or it fails; return the exit status for the process."""
-    sockets = bind_sockets(plan.services)
-    supervisor = Supervisor(plan, console, sockets)
+    supervisor = Supervisor(plan, console, how)
     loop = asyncio.get_running_loop()
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
@@ -44,69 +74,43 @@ async def supervise(plan: Plan, console: Console) -> int:
             loop.remove_signal_handler(number)
 
 
-def bind_sockets(services: Iterable[PlannedService]) -> dict[str, socket.socket]:
-    """Bind a socket for every service that serves HTTP; its workers share it.
-
-    It is bound here, and not yet listened on, so that a port in use is known before anything is started.
-    """
-    sockets: dict[str, socket.socket] = {}
-    for service in services:
-        if service.http is not None:
-            try:
-                sockets[service.name] = _bound(service.http)
-            except OSError as error:
-                for bound in sockets.values():
-                    bound.close()
-                raise ConfigError(_cannot_listen(service.name, service.http, error)) from error
-    return sockets
-
-
 class Supervisor:
-    """Owns the worker processes of one graph."""
+    """Owns the generations of a graph's workers: one, and while it reloads others beside it."""
 
-    def __init__(self, plan: Plan, console: Console, sockets: dict[str, socket.socket]) -> None:
+    def __init__(self, plan: Plan, console: Console, how: Supervision) -> None:
         self._plan = plan
         self._console = console
-        self._sockets = sockets
-        self._changed = asyncio.Event()  # a worker or a signal has something to say
-        self._workers_of = {
-            service.name: [self._worker(service, number) for number in range(1, service.workers + 1)]
-            for service in plan.services
-        }
-        self._workers = [worker for workers in self._workers_of.values() for worker in workers]
-        # The mutable state: the tasks that run the workers, how often a signal asked for the end, and why
-        # something ended, so that what makes several workers end is told once.
-        self._running: dict[WorkerProcess, asyncio.Task[None]] = {}
+        self._how = how
+        self._sockets = Sockets()
+        self._changed = asyncio.Event()  # a worker, a file or a signal has something to say
+        # The mutable state: what serves, what is to replace it, and what ends its last requests; the tasks
+        # beside, the files that were edited since, and how often a signal asked for the end.
+        self._serving: Generation | None = None
+        self._coming: Generation | None = None
+        self._retiring: dict[Generation, asyncio.Task[bool]] = {}
+        self._reload: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._edited: list[str] = []
         self._ending = False
         self._forced = False
-        self._told: set[str] = set()
-
-    def _worker(self, service: PlannedService, number: int) -> WorkerProcess:
-        arguments = [self._plan.graph, "--service-name", service.name, "--worker-id", str(number)]
-        return WorkerProcess(f"{service.name}:{number}", arguments, self._console, self._on_change)
 
     def on_signal(self) -> None:
         """The first signal asks for an orderly end, the second ends everything at once."""
-        if self._ending:
-            self._forced = True
-        else:
+        if not self._ending:
             self._console.say("stopping; the same again ends everything at once")
+        else:
+            self._forced = True
+            for generation in self._generations():
+                generation.force()
         self._ending = True
         self._on_change()
 
-    def _on_change(self) -> None:
-        self._changed.set()
-
     async def run(self) -> int:
-        """Start, watch, and stop."""
-        loop = asyncio.get_running_loop()
-        started_at = loop.time()
+        """Start, keep running, and stop."""
         status = FAILED
         try:
-            self._start()
-            if await self._become_ready():
-                self._console.say(self._ready_line(loop.time() - started_at))
-                await self._watch()
+            if await self._start():
+                await self._go_on()
             status = OK
         except ConfigError as error:
             self._console.error(error.message)
@@ -116,145 +120,150 @@ class Supervisor:
             return INTERRUPTED
         return status if stopped_well else FAILED
 
-    # Start.
+    async def _start(self) -> bool:
+        """Return when everything is ready; False if a signal came first."""
+        clock = asyncio.get_running_loop().time
+        began = clock() if self._how.began is None else self._how.began
+        if self._how.reloading is not None:
+            self._watch = self._task(self._how.reloading.follow_edits(self._on_edit))
+        self._serving = self._generation(self._plan)
+        starting = self._task(self._serving.start(began))
+        try:
+            while not (starting.done() or self._ending):
+                self._collect()
+                await self._wait_for_change()
+            if not starting.done():
+                return False
+            starting.result()
+        finally:
+            starting.cancel()
+            await asyncio.wait([starting])
+        self._console.say(f"ready in {clock() - began:.1f} s: {self._summary(self._plan)}")
+        return True
 
-    def _start(self) -> None:
-        for service in self._plan.services:
-            environment = {**os.environ, **service.envs, **self._plan.environment}
-            for worker in self._workers_of[service.name]:
-                run = worker.run(self._plan.working_dir, environment, self._sockets.get(service.name))
-                self._running[worker] = asyncio.create_task(run, name=worker.label)
-
-    async def _become_ready(self) -> bool:
-        """Wait until all workers are ready; False if a signal came first. Raises `ConfigError` if one fails."""
-        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
-        while not self._ending:
-            for worker in self._workers:
-                if worker.ended.is_set() or isinstance(worker.report, Failed):
-                    await self._until_ended([worker], deadline)  # so that all it prints stands before our line
-                    self._told.add(worker.how_it_ended)
-                    raise ConfigError(f"{worker.label} failed to start: {worker.how_it_ended}")
-            if all(worker.is_ready for worker in self._workers):
-                return True
-            if asyncio.get_running_loop().time() > deadline:
-                raise ConfigError(f"not ready after {START_TIMEOUT_S:.0f} s: {self._waiting_for()}")
-            if not await self._wait_for_change(PROGRESS_S):
-                self._console.say(f"still starting: {self._waiting_for()}")
-        return False
-
-    def _waiting_for(self) -> str:
-        return ", ".join(
-            f"{worker.label} ({worker.report.phase})" for worker in self._workers if isinstance(worker.report, Starting)
-        )
-
-    def _ready_line(self, elapsed_s: float) -> str:
-        parts = []
-        for service in self._plan.services:
-            count = f" x{service.workers}" if service.workers > 1 else ""
-            parts.append(f"{service.name}{count}{self._url_of(service)}")
-        return f"ready in {elapsed_s:.1f} s: {', '.join(parts)}"
-
-    def _url_of(self, service: PlannedService) -> str:
-        if service.http is None:
-            return ""
-        port = self._sockets[service.name].getsockname()[1]
-        return f" at {HttpAddress(service.http.host, port).url}"
-
-    # Watch.
-
-    async def _watch(self) -> None:
+    async def _go_on(self) -> None:
         """Wait for a signal. Raises `ConfigError` when a service has no worker left."""
-        gone: set[WorkerProcess] = set()
         while not self._ending:
-            for name, workers in self._workers_of.items():
-                for worker in workers:
-                    if worker.ended.is_set() and worker not in gone:
-                        gone.add(worker)
-                        self._report_crash(name, worker)
+            if self._serving is not None:
+                self._serving.check()
+            self._collect()
+            if self._edited and self._how.reloading is not None and len(self._retiring) < RETIRING_MAX:
+                edited, self._edited = self._edited, []
+                await self._cancel_reload()
+                self._reload = self._task(self._replace(edited, self._how.reloading))
             await self._wait_for_change()
 
-    def _report_crash(self, name: str, worker: WorkerProcess) -> None:
-        peers = self._workers_of[name]
-        left = [peer for peer in peers if not peer.ended.is_set()]
-        if not left:
-            raise ConfigError(f"{worker.label} is gone and {name} has no worker left: {worker.how_it_ended}")
-        self._console.error(f"{worker.label} is gone, {len(left)} of {len(peers)} workers left: {worker.how_it_ended}")
+    def _collect(self) -> None:
+        """Take what the tasks beside have to tell."""
+        if self._watch is not None and self._watch.done():
+            self._watch.result()
+        if self._reload is not None and self._reload.done():
+            self._reload.result()
+            self._reload = None
+        ended = [generation for generation, task in self._retiring.items() if task.done()]
+        for generation in ended:
+            self._retiring.pop(generation).result()
+        if ended:
+            self._sockets.keep(service for left in self._generations() for service in left.plan.services)
 
-    async def _wait_for_change(self, timeout_s: float | None = None) -> bool:
-        """Wait until a worker or a signal has something to say; False after `timeout_s`."""
+    # Reload.
+
+    def _on_edit(self, files: list[str]) -> None:
+        self._edited += files
+        self._on_change()
+
+    async def _replace(self, edited: list[str], reloading: Reloading) -> None:
+        """Start the edited graph beside what serves, and let it take over when it is ready."""
+        began = asyncio.get_running_loop().time()
+        self._console.say(f"{_shown(edited)} changed; reloading")
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        self._changed.clear()
-        return True
+            plan = await reloading.plan()
+            self._coming = self._generation(plan)
+            await self._coming.start(began)
+        except ConfigError as error:
+            self._console.error(f"not reloaded, what runs goes on: {error.message}")
+            self._retire(self._coming)
+        except BaseException:
+            self._retire(self._coming)
+            raise
+        else:
+            before, self._serving = self._serving, self._coming
+            elapsed_s = asyncio.get_running_loop().time() - began
+            self._console.say(f"reloaded in {elapsed_s:.1f} s: {self._summary(plan)}")
+            self._retire(before, replaced=[service.name for service in plan.services])
+        finally:
+            self._coming = None
+
+    def _retire(self, generation: Generation | None, replaced: Collection[str] = ()) -> None:
+        if generation is not None:
+            if self._forced:
+                generation.force()
+            self._retiring[generation] = self._task(generation.stop(replaced))
+
+    async def _cancel_reload(self) -> None:
+        if self._reload is not None:
+            self._reload.cancel()
+            await asyncio.wait([self._reload])
+            if not self._reload.cancelled():
+                self._reload.result()
+            self._reload = None
 
     # Stop.
 
     async def _stop(self) -> bool:
-        """End the workers, callers first. True if each of them ended by itself, and well."""
-        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
-        well = True
-        for group in reversed(self._plan.callees_first):
-            running = [worker for name in group for worker in self._workers_of[name] if not worker.ended.is_set()]
-            for worker in running:
-                worker.terminate()
-            await self._until_ended(running, deadline)
-            for worker in running:
-                well = self._ended_well(worker) and well
-        await self._kill_the_rest()
-        for bound in self._sockets.values():
-            bound.close()
-        return well
+        """End everything. True if each worker ended by itself, and well."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        await self._cancel_reload()
+        self._retire(self._serving)
+        outcomes = await asyncio.gather(*self._retiring.values())
+        self._sockets.keep([])
+        self._how.family.end_orphans()
+        return all(outcomes)
 
-    async def _until_ended(self, workers: list[WorkerProcess], deadline: float) -> None:
-        """Wait until the workers have ended, a second signal comes, or the time is up."""
-        while not self._forced and not all(worker.ended.is_set() for worker in workers):
-            left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0 or not await self._wait_for_change(left_s):
-                return
+    # Parts.
 
-    def _ended_well(self, worker: WorkerProcess) -> bool:
-        if not worker.ended.is_set():
-            if not self._forced:
-                self._console.error(f"{worker.label} does not end; killing it")
-            return False
-        if worker.exit_status in (0, -signal.SIGTERM):
-            return True
-        if worker.how_it_ended not in self._told:
-            self._console.error(f"{worker.label} did not end well: {worker.how_it_ended}")
-        return False
+    def _generation(self, plan: Plan) -> Generation:
+        sockets = self._sockets.bind(plan.services)
 
-    async def _kill_the_rest(self) -> None:
-        for worker in self._running:
-            if not worker.ended.is_set():
-                worker.kill()
-        if not self._running:
-            return
-        ended, stuck = await asyncio.wait(self._running.values(), timeout=KILL_TIMEOUT_S)
-        for task in stuck:
-            self._console.error(f"{task.get_name()} cannot be killed; the kernel holds it")
-            task.cancel()
-        for task in ended:
-            task.result()
+        def launch(service: PlannedService, number: int, on_change: Callable[[], None]) -> Worker:
+            arguments = [plan.graph, "--service-name", service.name, "--worker-id", str(number)]
+            command = Command(
+                label=f"{service.name}:{number}",
+                arguments=[*arguments, *(["--verbose"] if self._how.verbose else [])],
+                working_dir=plan.working_dir,
+                environment={**self._how.environment, **service.environment_of(number), **plan.environment},
+                http=sockets.get(service.name),
+            )
+            return WorkerProcess(command, self._console, on_change, self._how.family)
 
+        return Generation(plan, launch, self._console, self._on_change, self._how.restart)
 
-def _cannot_listen(name: str, address: HttpAddress, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"port {address.port} of {address.host} is in use, so {name} cannot listen on it: "
-            f"stop what uses it, or choose another port with --port or {name}.port"
+    def _generations(self) -> list[Generation]:
+        return [generation for generation in (self._serving, self._coming, *self._retiring) if generation is not None]
+
+    def _summary(self, plan: Plan) -> str:
+        urls = {service.name: self._sockets.url_of(service) for service in plan.services}
+        return ", ".join(
+            counted(service) + (f" at {url}" if (url := urls[service.name]) else "") for service in plan.services
         )
-    return f"{name} cannot listen on port {address.port} of {address.host}: {error.strerror or error}"
+
+    def _task(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Run `work` beside, and look again when it has ended."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._on_change())
+        return task
+
+    def _on_change(self) -> None:
+        self._changed.set()
+
+    async def _wait_for_change(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
 
 
-def _bound(address: HttpAddress) -> socket.socket:
-    family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
+def _shown(files: list[str]) -> str:
+    names = sorted(set(files))
+    more = len(names) - _FILES_SHOWN_MAX
+    return ", ".join(names[:_FILES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")

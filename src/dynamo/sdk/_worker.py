@@ -18,17 +18,22 @@ import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from dynamo._core.errors import ConfigError, DynamoError
-from dynamo.sdk._blame import blame, user_traceback
-from dynamo.sdk._status import Ready, Starting, StatusPipe
+from dynamo.runtime._blame import blame, user_traceback
+from dynamo.sdk._orphans import adopt_orphans, kill_descendants
+from dynamo.sdk._status import Ready, Starting, StatusPipe, Stopped
 
 if TYPE_CHECKING:
     from dynamo.sdk._service import Service
 
 #: How long threads that the user's code has left may go on when the worker has ended.
 THREADS_GRACE_S = 2.0
+#: How long a worker that is replaced may still be called by those who have not heard that it has unregistered.
+LINGER_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Arguments:
     graph: str
     service_name: str | None
     worker_id: int
+    verbose: bool
     status_fd: int
     http_fd: int | None
 
@@ -45,7 +51,9 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run one worker; return its exit status."""
     arguments = _parse(argv)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop runs there is nothing to end in an orderly way
+    adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the loop runs there is nothing to end in an orderly way
+        signal.signal(number, _end_at_once)
     status = StatusPipe(arguments.status_fd)
     status.watch_parent()
     try:
@@ -53,26 +61,23 @@ def main(argv: list[str]) -> int:
 
         set_up_logging(os.environ)
         _run(arguments, status)
-    except DynamoError as error:
-        status.fail(str(error))
-        return 1
     except BaseException as error:  # the user's code may raise SystemExit and CancelledError, too
-        status.fail(blame(error))
-        print(user_traceback(error), end="", file=sys.stderr)
+        if arguments.verbose:
+            _print_traceback(error)
+        from dynamo.sdk._loader import BadGraph
+
+        reason = str(error) if isinstance(error, DynamoError) else blame(error)
+        status.fail(reason, is_usage=isinstance(error, BadGraph))
         return 1
     return 0
 
 
 def _run(arguments: Arguments, status: StatusPipe) -> None:
     from dynamo.sdk._graph import outline, reachable
-    from dynamo.sdk._loader import BadGraph, load_service
+    from dynamo.sdk._loader import load_service
 
     status.send(Starting(f"importing {arguments.graph}"))
-    try:
-        entry = load_service(arguments.graph, os.getcwd())
-    except BadGraph as error:
-        status.fail(str(error), is_usage=True)
-        return
+    entry = load_service(arguments.graph, os.getcwd())
     if arguments.service_name is None:
         status.send(outline(entry))
         return
@@ -91,9 +96,11 @@ async def _serve(service: Service[object], arguments: Arguments, status: StatusP
     from dynamo.runtime._process import settle
     from dynamo.sdk._runner import ServiceRunner
 
-    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    ending, retiring = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+        loop.add_signal_handler(number, ending.set)
+    status.on_retire = partial(loop.call_soon_threadsafe, retiring.set)
     async with DistributedRuntime() as runtime:
         runtime.primary_token().add_callback(ending.set)
         runner = ServiceRunner(
@@ -107,27 +114,44 @@ async def _serve(service: Service[object], arguments: Arguments, status: StatusP
             if await _unless(ending, runner.start()):
                 status.send(Ready())
                 settle()
-                await ending.wait()
+                if await _unless(ending, retiring.wait()):
+                    await runner.withdraw()
+                    await _unless(ending, asyncio.sleep(LINGER_S))
         except BaseException:
             with contextlib.suppress(Exception):  # stop() has logged it, and what start() raised says more
                 await runner.stop()
             raise
         await runner.stop()
+        status.send(Stopped())
 
 
-async def _unless(ending: asyncio.Event, starting: Coroutine[object, object, None]) -> bool:
-    """Run `starting` to its end and return True, or give it up and return False when `ending` is set."""
-    work = asyncio.ensure_future(starting)
+async def _unless(ending: asyncio.Event, work: Coroutine[object, object, object]) -> bool:
+    """Run `work` to its end and return True, or give it up and return False when `ending` is set."""
+    working = asyncio.ensure_future(work)
     end = asyncio.ensure_future(ending.wait())
     try:
-        await asyncio.wait([work, end], return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()
-        return work.done()
+        await asyncio.wait([working, end], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
     finally:
-        work.cancel()
+        working.cancel()
         end.cancel()
-        await asyncio.gather(work, end, return_exceptions=True)
+        await asyncio.gather(working, end, return_exceptions=True)
+
+
+def _print_traceback(error: BaseException) -> None:
+    """Print where what went wrong began, which our own errors hold as their cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    print(user_traceback(error), end="", file=sys.stderr)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """End the process as the signal would by itself, and first what it has started."""
+    kill_descendants()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _parse(argv: list[str]) -> Arguments:
@@ -135,19 +159,21 @@ def _parse(argv: list[str]) -> Arguments:
     parser.add_argument("graph")
     parser.add_argument("--service-name")
     parser.add_argument("--worker-id", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="print the traceback of what goes wrong")
     parser.add_argument("--status-fd", type=int, required=True)
     parser.add_argument("--http-fd", type=int)
     return Arguments(**vars(parser.parse_args(argv)))
 
 
 def _leave(exit_status: int) -> NoReturn:
-    """End the process, without the threads of the user's code that do not end when everything else has."""
+    """End the process, with the processes that it has started and without the threads that do not end."""
     deadline = time.monotonic() + THREADS_GRACE_S
     threads = [
         thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
     ]
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    kill_descendants()  # now: its parent, which would do so when it has ended, may be gone
     if left := [thread.name for thread in threads if thread.is_alive()]:
         print(f"ending without threads that do not end: {', '.join(left)}", file=sys.stderr, flush=True)
         os._exit(exit_status)

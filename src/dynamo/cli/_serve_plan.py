@@ -1,0 +1,70 @@
+"""From what the command line of `dynamo serve` says to a plan: at the start, and whenever something is edited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dynamo._core.errors import ConfigError
+from dynamo.sdk._config import MergedConfig, merged_config
+from dynamo.sdk._console import Console
+from dynamo.sdk._importing import read_outline
+from dynamo.sdk._orphans import Family
+from dynamo.sdk._plan import Plan, WrongUsage, make_plan
+from dynamo.sdk._runner_map import RUNNER_MAP_VARIABLE, parse_depends
+from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be served, as the command line says it."""
+
+    graph: str
+    working_dir: str
+    config_file: str | None
+    overrides: Sequence[str]
+    host: str | None
+    port: int | None
+    insecure: bool
+    service_name: str | None
+    verbose: bool
+    #: Of the command; its configuration is a layer of the whole one.
+    environment: Mapping[str, str]
+
+    async def plan(self, console: Console, family: Family, environment: Mapping[str, str]) -> Plan:
+        """Read the configuration and the graph, and decide what runs. Raises `ConfigError` for what cannot work.
+
+        `environment` is for the process that imports the graph.
+        """
+        config = self._config()
+        environment = {**environment, ENVIRONMENT_VARIABLE: json.dumps(config)}
+        outline = await read_outline(self.graph, self.working_dir, console, environment, family, verbose=self.verbose)
+        plan = make_plan(
+            self.graph,
+            self.working_dir,
+            outline,
+            config,
+            self.environment,
+            host=self.host,
+            port=self.port,
+            insecure=self.insecure,
+            service_name=self.service_name,
+        )
+        for warning in plan.warnings:
+            console.warn(warning)
+        return plan
+
+    def _config(self) -> MergedConfig:
+        try:
+            return merged_config(self.config_file, self.environment, self.overrides)
+        except ConfigError as error:
+            raise WrongUsage(error.message) from error
+
+
+def runner_map(depends: Sequence[str]) -> dict[str, str]:
+    """The variable that says which services run elsewhere. Raises `WrongUsage`."""
+    try:
+        return {RUNNER_MAP_VARIABLE: json.dumps(parse_depends(depends))} if depends else {}
+    except ConfigError as error:
+        raise WrongUsage(error.message) from error

@@ -1,0 +1,234 @@
+"""One place of a worker: when it is filled again, how long that waits, and when it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo.sdk._slot import Backoff, Loss, RestartPolicy, Slot
+from dynamo.sdk._status import Ready, Report, Starting
+
+POLICY = RestartPolicy(first_delay_s=0.5, delay_s_max=30.0, steady_s=60.0, failed_starts_max=5)
+SWIFT = RestartPolicy(first_delay_s=0.0, failed_starts_max=3)
+
+
+# The delays.
+
+
+def crash_soon_after_ready(backoff: Backoff, now: float) -> float | None:
+    backoff.became_ready(now)
+    return backoff.delay_after_end(now + 1)
+
+
+def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
+    backoff = Backoff(POLICY)
+    assert [crash_soon_after_ready(backoff, 0) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert backoff.restarts == 8
+
+
+def test_a_worker_that_was_steady_starts_from_the_first_delay_again() -> None:
+    backoff = Backoff(POLICY)
+    for _ in range(3):
+        crash_soon_after_ready(backoff, 0)
+    backoff.became_ready(100)
+    assert backoff.delay_after_end(100 + POLICY.steady_s) == 0.5
+    assert backoff.restarts == 1
+
+
+def test_a_worker_that_was_ready_a_moment_less_is_not_steady() -> None:
+    backoff = Backoff(POLICY)
+    crash_soon_after_ready(backoff, 0)
+    backoff.became_ready(100)
+    assert backoff.delay_after_end(100 + POLICY.steady_s - 0.1) == 1
+
+
+def test_starts_that_fail_in_a_row_are_given_up() -> None:
+    backoff = Backoff(POLICY)
+    assert [backoff.delay_after_end(0) for _ in range(5)] == [0.5, 1, 2, 4, None]
+    assert backoff.failed_starts == 5
+
+
+def test_a_start_that_succeeds_ends_the_row() -> None:
+    backoff = Backoff(POLICY)
+    for _ in range(4):
+        backoff.delay_after_end(0)
+    assert crash_soon_after_ready(backoff, 0) is not None
+    assert backoff.failed_starts == 0
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 200)), max_size=40))
+def test_no_delay_is_longer_than_the_longest_nor_shorter_than_the_first(ready_for: list[float | None]) -> None:
+    backoff = Backoff(POLICY)
+    now = 0.0
+    for ready_s in ready_for:
+        if ready_s is not None:
+            backoff.became_ready(now)
+            now += ready_s
+        delay_s = backoff.delay_after_end(now)
+        if delay_s is None:
+            return
+        assert POLICY.first_delay_s <= delay_s <= POLICY.delay_s_max
+
+
+# The place.
+
+
+class FakeWorker:
+    """A process that does what the test says."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self.report: Report = Starting("waiting")
+        self.ended = asyncio.Event()
+        self.exit_status: int | None = None
+        self.how_it_ended = "killed by SIGKILL"
+        self.is_done = False
+        self._end = asyncio.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        return isinstance(self.report, Ready) and not self.ended.is_set()
+
+    @property
+    def has_stopped(self) -> bool:
+        return self.ended.is_set()
+
+    async def run(self) -> None:
+        await self._end.wait()
+        self.exit_status = 0 if self.is_done else -9
+        self.ended.set()
+        self._on_change()
+
+    def become_ready(self) -> None:
+        self.report = Ready()
+        self._on_change()
+
+    def terminate(self) -> None:
+        self._end.set()
+
+    def retire(self) -> None:
+        self._end.set()
+
+    def kill(self) -> None:
+        self._end.set()
+
+
+class Place:
+    """A slot, the workers that it has started, and what it told."""
+
+    def __init__(self, policy: RestartPolicy | None) -> None:
+        self.workers: list[FakeWorker] = []
+        self.losses: list[Loss] = []
+        self.times_ready_again = 0
+        self._changed = asyncio.Event()
+        self.slot = Slot("Worker", 2, self._launch, self, policy, clock=lambda: 0.0)
+        self.task = asyncio.create_task(self.slot.run())
+
+    def _launch(self, on_change: Callable[[], None]) -> FakeWorker:
+        self.workers.append(FakeWorker(on_change))
+        return self.workers[-1]
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    def lost(self, slot: Slot, loss: Loss) -> None:
+        assert slot is self.slot
+        self.losses.append(loss)
+
+    def ready_again(self, slot: Slot) -> None:
+        self.times_ready_again += 1
+
+    async def worker(self, number: int) -> FakeWorker:
+        """The process that was started as this one, from 1."""
+        async with asyncio.timeout(5):
+            while len(self.workers) < number:  # noqa: ASYNC110 - a turn of the loop is what it waits for
+                await asyncio.sleep(0)
+        return self.workers[number - 1]
+
+
+async def test_a_worker_that_crashes_in_service_is_started_again() -> None:
+    place = Place(SWIFT)
+    (await place.worker(1)).become_ready()
+    place.slot.in_service = True
+    place.workers[0].kill()
+    (await place.worker(2)).become_ready()
+    assert place.losses == [Loss("killed by SIGKILL", was_ready=True, delay_s=0.0, restarts=1, failed_starts=0)]
+    assert place.times_ready_again == 1
+    assert place.slot.is_ready
+    place.slot.stop()
+    await place.task
+    assert place.slot.is_over
+
+
+async def test_a_worker_that_is_done_is_not_started_again() -> None:
+    place = Place(SWIFT)
+    (await place.worker(1)).become_ready()
+    place.slot.in_service = True
+    place.workers[0].is_done = True
+    place.workers[0].kill()
+    await place.task
+    assert [loss.delay_s for loss in place.losses] == [None]
+    assert len(place.workers) == 1
+
+
+async def test_a_worker_that_fails_before_the_graph_was_ready_is_not_started_again() -> None:
+    place = Place(SWIFT)
+    (await place.worker(1)).kill()
+    await place.task
+    assert place.losses == [Loss("killed by SIGKILL", was_ready=False, delay_s=None, restarts=0, failed_starts=0)]
+    assert len(place.workers) == 1
+
+
+async def test_without_a_policy_no_worker_is_started_again() -> None:
+    place = Place(None)
+    (await place.worker(1)).become_ready()
+    place.slot.in_service = True
+    place.workers[0].kill()
+    await place.task
+    assert [loss.delay_s for loss in place.losses] == [None]
+    assert place.slot.is_over
+
+
+async def test_a_place_is_given_up_after_starts_that_fail() -> None:
+    place = Place(SWIFT)
+    place.slot.in_service = True
+    for number in (1, 2, 3):
+        (await place.worker(number)).kill()
+    await place.task
+    assert [loss.delay_s for loss in place.losses] == [0.0, 0.0, None]
+    assert place.losses[-1].failed_starts == 3
+
+
+async def test_a_stop_while_a_start_waits_starts_nothing() -> None:
+    place = Place(RestartPolicy(first_delay_s=3600.0))
+    place.slot.in_service = True
+    (await place.worker(1)).become_ready()
+    place.workers[0].kill()
+    await place.workers[0].ended.wait()
+    place.slot.stop()
+    async with asyncio.timeout(5):
+        await place.task
+    assert len(place.workers) == 1
+
+
+async def test_a_worker_that_is_asked_to_end_is_no_loss() -> None:
+    place = Place(SWIFT)
+    place.slot.in_service = True
+    (await place.worker(1)).become_ready()
+    place.slot.stop()
+    await place.task
+    assert place.losses == []
+
+
+@pytest.mark.parametrize("end", [Slot.stop, Slot.retire, Slot.kill])
+async def test_an_end_is_final(end: Callable[[Slot], None]) -> None:
+    place = Place(SWIFT)
+    place.slot.in_service = True
+    await place.worker(1)
+    end(place.slot)
+    await place.task
+    assert (len(place.workers), place.slot.is_over, place.slot.has_stopped) == (1, True, True)
