@@ -51,7 +51,12 @@ async def test_a_wrong_request_is_refused(tmp_path: Path) -> None:
         assert response.json()["detail"][0]["loc"] == ["body", "text"]
 
 
-async def test_the_dry_run_of_the_readme_shows_two_backends(tmp_path: Path) -> None:
-    async with await start(tmp_path, *COMMANDS[3]) as serving:
+async def test_the_file_sets_the_port_the_messages_and_a_second_backend(tmp_path: Path) -> None:
+    async with await start(tmp_path, *COMMANDS[1]) as serving:
+        await serving.line(r"^ready in .*: Frontend at .*, Middle, Backend x2$")
+    async with await Serving.start(*COMMANDS[3], cwd=EXAMPLE, environment=environment_of(tmp_path)) as serving:
         assert await serving.exit_status() == 0
-        assert "  Backend: 2 workers" in serving.out
+    shown = {line.strip() for line in serving.out}
+    assert "Frontend: 1 worker, http://127.0.0.1:8000" in shown
+    for value in ("port = 8000", 'message = "mid"', 'message = "back"', "workers = 2"):
+        assert any(line.startswith(f"{value}   (config.yaml:") for line in shown), serving.text

@@ -1,0 +1,1 @@
+"""The services of the skeleton, one per module, and the graph that links them."""
