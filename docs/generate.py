@@ -1,0 +1,174 @@
+"""Writes `cli.md`, the reference of the commands, from the commands themselves: `python docs/generate.py`."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from dynamo.cli import _app, _llmctl_app
+
+PAGE = Path(__file__).with_name("cli.md")
+HEAD = """\
+# The command line
+
+Every command, and every option with its default, its variable and what it does. An option on the command line
+beats its variable, and the variable beats the default. `python docs/generate.py` writes this page from the code.
+
+Each command has `--help`, or `-h`. `dynamo` and `llmctl` have `--install-completion`, which makes bash, zsh or fish
+complete their subcommands and options, and `--show-completion`, which prints the script that does.
+"""
+
+_VALUES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument or an option of a command."""
+
+    name: str
+    kind: type
+    info: ArgumentInfo | OptionInfo
+    default: object
+
+    @property
+    def metavar(self) -> str:
+        """What stands for an argument in the usage."""
+        return str(self.info.metavar or self.name.upper())
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def names(self) -> str:
+        """How an option is written, with the value that it takes."""
+        # What is declared in `Annotated` begins where a default value could stand.
+        declared = [str(name) for name in (self.info.default, *(self.info.param_decls or ())) if name is not ...]
+        names = declared or [self._flag(), *([self._flag("no-")] if self.kind is bool else [])]
+        quoted = ", ".join(f"`{name}`" for part in names for name in part.split("/"))
+        return quoted if self.kind is bool else f"{quoted} {self._value()}"
+
+    def shown_default(self) -> str:
+        if self.default is None or self.default is False or self.is_required:
+            return ""
+        if self.default is True:
+            return "on"
+        return f"`{self.default.value if isinstance(self.default, enum.Enum) else self.default}`"
+
+    def variable(self) -> str:
+        return f"`{self.info.envvar}`" if self.info.envvar else ""
+
+    def _flag(self, prefix: str = "") -> str:
+        return f"--{prefix}{self.name.replace('_', '-')}"
+
+    def _value(self) -> str:
+        if issubclass(self.kind, enum.Enum):
+            return " or ".join(f"`{one.value}`" for one in self.kind)
+        name = str(self.info.metavar or _VALUES[self.kind])
+        least, most = self.info.min, self.info.max
+        if least is None:
+            return name
+        return f"{name} of {least} or more" if most is None else f"{name} from {least} to {most}"
+
+
+def reference() -> str:
+    """Return the page."""
+    return "\n".join([HEAD, *_group(_app.app, "dynamo"), *_group(_llmctl_app.app, "llmctl")])
+
+
+def _group(app: typer.Typer, path: str) -> Iterator[str]:
+    """Yield the section of a command with subcommands, and theirs."""
+    callback = app.registered_callback and app.registered_callback.callback
+    about = _paragraphs(inspect.getdoc(callback) if callback else str(app.info.help))
+    groups = {str(one.name): one.typer_instance for one in app.registered_groups if one.typer_instance}
+    commands = {str(one.name): one.callback for one in app.registered_commands if one.callback}
+    first_lines = {name: str(group.info.help) for name, group in groups.items()}
+    first_lines |= {name: _paragraphs(inspect.getdoc(command))[0] for name, command in commands.items()}
+    rows = [(f"[{name}](#{path.replace(' ', '-')}-{name})", _cell(text)) for name, text in first_lines.items()]
+    yield "\n".join(
+        [
+            *_head(path, "[OPTIONS] COMMAND [ARGS]...", about),
+            *_options(_parameters(callback) if callback else []),
+            *_table(("Command", "What it does"), rows),
+        ]
+    )
+    for name, group in groups.items():
+        yield from _group(group, f"{path} {name}")
+    for name, command in commands.items():
+        yield _command(command, f"{path} {name}")
+
+
+def _command(command: Callable[..., object], path: str) -> str:
+    parameters = _parameters(command)
+    arguments = [one for one in parameters if isinstance(one.info, ArgumentInfo)]
+    usage = " ".join(["[OPTIONS]", *(one.metavar for one in arguments)])
+    rows = [
+        (f"`{_cell(one.metavar)}`", "required" if one.is_required else "", _cell(str(one.info.help)))
+        for one in arguments
+    ]
+    return "\n".join(
+        [
+            *_head(path, usage, _paragraphs(inspect.getdoc(command))),
+            *_table(("Argument", "", "Meaning"), rows),
+            *_options(parameters),
+        ]
+    )
+
+
+def _head(path: str, usage: str, about: Iterable[str]) -> list[str]:
+    paragraphs = [line for paragraph in about for line in (paragraph, "")]
+    return [f"## {path}", "", f"`{path} {usage}`", "", *paragraphs]
+
+
+def _options(parameters: Iterable[Parameter]) -> list[str]:
+    rows = [
+        (one.names(), one.shown_default(), one.variable(), _cell(str(one.info.help)))
+        for one in parameters
+        if isinstance(one.info, OptionInfo) and not one.info.hidden
+    ]
+    return _table(("Option", "Default", "Variable", "Meaning"), rows)
+
+
+def _parameters(command: Callable[..., object]) -> list[Parameter]:
+    hints = get_type_hints(command, include_extras=True)
+    defaults = inspect.signature(command).parameters
+    found = []
+    for name, hint in hints.items():
+        if get_origin(hint) is Annotated:
+            kind, info = get_args(hint)[:2]
+            found.append(Parameter(name, _plain(kind), info, defaults[name].default))
+    return found
+
+
+def _plain(hint: object) -> type:
+    """The type of one value of a parameter: `int` of `int | None`, `str` of `list[str]`."""
+    for inner in get_args(hint):
+        if inner is not type(None):
+            return _plain(inner)
+    assert isinstance(hint, type)
+    return hint
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    return [" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n")]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [headings, tuple("---" for _ in headings), *rows]
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference())
