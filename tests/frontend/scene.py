@@ -11,7 +11,7 @@ import httpx
 from dynamo._core.context import Context
 from dynamo._core.errors import NotFound
 from dynamo.frontend._app import FrontendApp
-from dynamo.frontend._server import HttpServer, bind
+from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import Pipeline
 from dynamo.llm._openai import OpenAIRequest
 from dynamo.runtime._http_protocol import HttpProtocol
@@ -87,9 +87,9 @@ def client_of(app: FrontendApp) -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def serving(app: FrontendApp, protocol: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[HttpServer]:
+async def serving(app: FrontendApp, protocol: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[DrainingServer]:
     """A real server on a free port."""
-    server = HttpServer(app, bind("127.0.0.1", 0, insecure=False), keep_alive_s=5.0, protocol=protocol)
+    server = DrainingServer(app, open_listener("127.0.0.1", 0, insecure=False), keep_alive_s=5.0, protocol=protocol)
     await server.start()
     try:
         yield server
@@ -97,5 +97,5 @@ async def serving(app: FrontendApp, protocol: type[HttpProtocol] = HttpProtocol)
         await server.stop(0.0)
 
 
-def port_of(server: HttpServer) -> int:
+def port_of(server: DrainingServer) -> int:
     return int(server.url.rpartition(":")[2])

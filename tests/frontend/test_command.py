@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.frontend.scene import CHAT
 
-from dynamo.frontend._server import bind
+from dynamo.frontend._server import open_listener
 
 START_S = 30.0
 RSS_KB_MAX = 120 * 1024
@@ -124,7 +124,7 @@ async def test_an_idle_frontend_is_small_and_ends_at_once(tmp_path: Path) -> Non
 
 
 async def test_a_port_in_use_is_one_line_and_exit_1(tmp_path: Path) -> None:
-    taken = bind("127.0.0.1", 0, insecure=False)
+    taken = open_listener("127.0.0.1", 0, insecure=False)
     port = taken.getsockname()[1]
     async with running(tmp_path, "dynamo.frontend", "--http-port", str(port)) as server:
         line = await server.line("error: ")

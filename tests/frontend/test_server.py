@@ -24,7 +24,7 @@ from tests.frontend.scene import (
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError
 from dynamo.frontend._app import create_app
-from dynamo.frontend._server import HttpServer, bind
+from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._openai import OpenAIRequest
 from dynamo.runtime._http_protocol import HttpProtocol
 
@@ -54,7 +54,7 @@ async def endless(_: OpenAIRequest, __: Context) -> AsyncIterator[list[bytes]]:
 
 
 @asynccontextmanager
-async def connected(server: HttpServer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(server: DrainingServer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     async with asyncio.timeout(DEADLINE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1 << 24)
         try:
@@ -233,22 +233,28 @@ async def test_requests_that_are_sent_ahead_are_answered_in_order() -> None:
 
 
 async def test_a_port_that_is_taken_is_said_in_one_line() -> None:
-    taken = bind("127.0.0.1", 0, insecure=False)
+    taken = open_listener("127.0.0.1", 0, insecure=False)
     port = taken.getsockname()[1]
     with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*http_port"):
-        bind("127.0.0.1", port, insecure=False)
+        open_listener("127.0.0.1", port, insecure=False)
     taken.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_an_address_that_others_reach_needs_a_word(host: str) -> None:
     with pytest.raises(ConfigError, match="--insecure"):
-        bind(host, 0, insecure=False)
+        open_listener(host, 0, insecure=False)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no host", "a" * 70])
+def test_a_host_that_cannot_be_listened_on_is_named_with_its_option(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--http-host {host}: "):
+        open_listener(host, 0, insecure=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems may have no such address")
 def test_with_that_word_it_is_bound() -> None:
-    bind("0.0.0.0", 0, insecure=True).close()
+    open_listener("0.0.0.0", 0, insecure=True).close()
 
 
 async def test_a_server_that_stops_lets_streams_finish() -> None:
@@ -260,7 +266,7 @@ async def test_a_server_that_stops_lets_streams_finish() -> None:
         yield [b"2"]
 
     app = create_app(FakeModels(FakePipeline(answers)))
-    server = HttpServer(app, bind("127.0.0.1", 0, insecure=False), keep_alive_s=5.0)
+    server = DrainingServer(app, open_listener("127.0.0.1", 0, insecure=False), keep_alive_s=5.0)
     await server.start()
     async with connected(server) as (reader, writer):
         writer.write(request({"stream": True}))

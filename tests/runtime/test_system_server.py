@@ -108,6 +108,17 @@ async def test_a_port_in_use_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
             await DistributedRuntime(discovery="memory:", request_plane="inproc:").__aenter__()
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no host", "a" * 70])
+async def test_a_host_that_cannot_be_listened_on_is_named_with_its_variable(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in {"PORT": "0", "HOST": host}.items():
+        monkeypatch.setenv(f"DYN_SYSTEM_{variable}", value)
+    monkeypatch.setenv("DYN_INSECURE", "1")
+    with pytest.raises(ConfigError, match=f"^DYN_SYSTEM_HOST={host}: "):
+        await DistributedRuntime(discovery="memory:", request_plane="inproc:").__aenter__()
+
+
 async def test_it_is_gone_with_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYN_SYSTEM_PORT", "0")
     async with DistributedRuntime(discovery="memory:", request_plane="inproc:") as runtime:

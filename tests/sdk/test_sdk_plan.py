@@ -249,3 +249,15 @@ def test_the_address_of_the_command_line_wins() -> None:
     graph = outline(Worker, http=True)
     [worker] = plan("Worker.model_name=m", "Worker.port=1", graph=graph, host="::1", port=0).services
     assert worker.http == HttpAddress("::1", 0)
+
+
+def test_a_variable_for_the_address_wins_over_the_file_and_yields_to_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("Worker:\n  port: 70\n  model_name: m\n")
+    graph = outline(Worker, http=True)
+    made = plan(file=file, graph=graph, port=80, DYNAMO_PORT="80")
+    assert made.services[0].http == HttpAddress("127.0.0.1", 80)
+    assert "port = 80   (DYNAMO_PORT)" in section_of(shown(made), "Worker")
+    made = plan("Worker.port=90", file=file, graph=graph, port=80, DYNAMO_PORT="80")
+    assert made.services[0].http == HttpAddress("127.0.0.1", 90)
+    assert "port = 90   (--Worker.port)" in section_of(shown(made), "Worker")

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from dynamo.frontend._app import create_app
 from dynamo.frontend._config import FrontendConfig
-from dynamo.frontend._server import HttpServer, bind
+from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import ModelManager
 from dynamo.runtime import DistributedRuntime
 
@@ -19,13 +19,13 @@ class FrontendServer:
     def __init__(self, config: FrontendConfig) -> None:
         self._config = config
         self._parts = AsyncExitStack()
-        self._server: HttpServer | None = None
+        self._server: DrainingServer | None = None
         self._models: ModelManager | None = None
 
     async def start(self, runtime: DistributedRuntime) -> str:
         """Listen; return the URL. Raises `ConfigError` if the address cannot be had."""
         config = self._config
-        listener = bind(config.http_host, config.http_port, insecure=config.insecure)
+        listener = open_listener(config.http_host, config.http_port, insecure=config.insecure)
         try:
             models = await self._parts.enter_async_context(ModelManager(runtime, namespace=config.namespace))
             app = create_app(
@@ -33,7 +33,7 @@ class FrontendServer:
                 request_timeout_s=config.request_timeout_s,
                 body_size_bytes_max=round(config.http_body_limit_mb * MIB),
             )
-            server = HttpServer(app, listener, keep_alive_s=config.http_keep_alive_s)
+            server = DrainingServer(app, listener, keep_alive_s=config.http_keep_alive_s)
             await server.start()
         except BaseException:
             listener.close()

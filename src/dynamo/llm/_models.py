@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Protocol
 
 from dynamo._core.address import MODEL_CARDS, EndpointId, parse_key
 from dynamo._core.context import Context
-from dynamo._core.discovery.base import Delete, Put
+from dynamo._core.discovery.base import Put
 from dynamo._core.errors import (
     ConfigError,
     DynamoError,
@@ -28,6 +26,7 @@ from dynamo._core.errors import (
     NotFound,
     WorkerUnavailable,
 )
+from dynamo.llm._following import FollowedModel, follow
 from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._pipeline import TokenPipeline
@@ -56,19 +55,16 @@ class Pipeline(Protocol):
         """Return the JSON of the whole answer."""
 
 
-class _Model:
+class _Model(FollowedModel):
     """One model: its card, who serves it, and, once it is loaded, its pipeline."""
 
     def __init__(self, card: ModelCard, endpoint: EndpointId) -> None:
+        super().__init__()
         self.card = card
         self.endpoint = endpoint
-        self.created_s = int(time.time())
         # Whose cards were accepted. The workers of the pipeline look at this very set.
         self.instance_ids: set[int] = set()
-        self.workers: Workers | None = None
         self.pipeline: Pipeline | None = None
-        self.fault: Exception | None = None
-        self.loading: asyncio.Task[None] | None = None
 
     def live(self) -> list[int]:
         return [] if self.workers is None or self.pipeline is None else self.workers.instance_ids()
@@ -101,7 +97,7 @@ class ModelManager:
         self._loading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> ModelManager:
-        self._follower = asyncio.create_task(self._follow())
+        self._follower = asyncio.create_task(follow(self._runtime, MODEL_CARDS, self._put, self._delete))
         await self._registered.__aenter__()
         return self
 
@@ -112,7 +108,7 @@ class ModelManager:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._registered.__aexit__(*exc_info)
         for model in self._models.values():
-            await _close(model)
+            await model.close()
 
     # What a frontend asks.
 
@@ -168,18 +164,6 @@ class ModelManager:
 
     # Following the cards.
 
-    async def _follow(self) -> None:
-        try:
-            async with aclosing(self._runtime.discovery.watch(MODEL_CARDS)) as changes:
-                async for change in changes:
-                    if isinstance(change, Put):
-                        await self._put(change)
-                    elif isinstance(change, Delete):
-                        await self._delete(change.key)
-        except Exception:
-            logger.exception("models are no longer followed: workers that come or go from now on are not seen")
-            raise
-
     async def _put(self, change: Put) -> None:
         try:
             endpoint, _ = parse_key(change.key)
@@ -220,9 +204,9 @@ class ModelManager:
         self._gone.pop(card.display_name, None)
         if card.display_name in self._registered:
             warn_shadowed(card.display_name)
-        model.loading = asyncio.create_task(self._load(model))
-        self._loading.add(model.loading)
-        model.loading.add_done_callback(self._loading.discard)
+        model.opening = asyncio.create_task(self._load(model))
+        self._loading.add(model.opening)
+        model.opening.add_done_callback(self._loading.discard)
         for other_key, other in self._cards.items():
             if other_key != key and other.display_name == card.display_name:
                 self._admit(other_key, other)
@@ -243,7 +227,7 @@ class ModelManager:
         while len(self._gone) > EXPECTED_BACK_MAX:
             del self._gone[next(iter(self._gone))]
         logger.info("the model %r is gone: its last worker left", card.display_name)
-        await _close(model)
+        await model.close()
         for other_key, other in self._cards.items():
             if other.display_name == card.display_name:
                 self._begin(other_key, other)
@@ -319,12 +303,3 @@ def _check_kind(card: ModelCard, request: OpenAIRequest) -> None:
             param="model",
             code="wrong_model_type",
         )
-
-
-async def _close(model: _Model) -> None:
-    """Stop following a model. Requests that run keep what they need of it until they end."""
-    if model.loading is not None:
-        model.loading.cancel()
-        await asyncio.wait([model.loading])
-    if model.workers is not None:
-        await model.workers.client.close()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 
 from dynamo._core.address import registration_key
-from dynamo._core.discovery.base import Delete, Put
+from dynamo._core.discovery.base import Put
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, WorkerUnavailable
+from dynamo.llm._following import FollowedModel, follow
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._registration import Kind, Registration
 from dynamo.llm._text_pipeline import TextPipeline
@@ -26,16 +25,13 @@ logger = logging.getLogger(__name__)
 REGISTRATIONS_MAX = 1024
 
 
-class _Route:
+class _Route(FollowedModel):
     """One registration, and once its endpoint is followed, who answers there."""
 
     def __init__(self, registration: Registration) -> None:
+        super().__init__()
         self.registration = registration
-        self.created_s = int(time.time())
-        self.workers: Workers | None = None
         self.pipeline: TextPipeline | None = None
-        self.fault: Exception | None = None
-        self.opening: asyncio.Task[None] | None = None
 
     def live(self) -> list[int]:
         return [] if self.workers is None else self.workers.instance_ids()
@@ -62,7 +58,7 @@ class RegisteredModels:
         self._follower: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> RegisteredModels:
-        self._follower = asyncio.create_task(self._follow())
+        self._follower = asyncio.create_task(follow(self._runtime, self._prefix, self._put, self._delete))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -70,7 +66,7 @@ class RegisteredModels:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
         for route in self._routes.values():
-            await _close(route)
+            await route.close()
 
     # What a model manager asks.
 
@@ -120,18 +116,6 @@ class RegisteredModels:
 
     # Following the registrations.
 
-    async def _follow(self) -> None:
-        try:
-            async with aclosing(self._runtime.discovery.watch(self._prefix)) as changes:
-                async for change in changes:
-                    if isinstance(change, Put):
-                        await self._put(change)
-                    elif isinstance(change, Delete):
-                        await self._delete(change.key)
-        except Exception:
-            logger.exception("registered models are no longer followed: changes from now on are not seen")
-            raise
-
     async def _put(self, change: Put) -> None:
         try:
             registration = Registration.from_json(change.value)
@@ -150,7 +134,7 @@ class RegisteredModels:
     async def _delete(self, key: str) -> None:
         route = self._routes.pop(key, None)
         if route is not None:
-            await _close(route)
+            await route.close()
 
     async def _open(self, route: _Route) -> None:
         """Follow the endpoint of a registration, beside everything else."""
@@ -172,12 +156,3 @@ class RegisteredModels:
 def warn_shadowed(name: str) -> None:
     """Say that a registration has no effect for now."""
     logger.warning("the registration of the model %r is not used: workers that serve it have registered it too", name)
-
-
-async def _close(route: _Route) -> None:
-    """Stop following an endpoint. Requests that run keep what they need of it until they end."""
-    if route.opening is not None:
-        route.opening.cancel()
-        await asyncio.wait([route.opening])
-    if route.workers is not None:
-        await route.workers.client.close()

@@ -7,81 +7,90 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from dynamo._core.errors import ConfigError
 from dynamo.runtime._http_protocol import HttpProtocol
+from dynamo.runtime._listening import BACKLOG, url_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-BACKLOG = 2048
+KEEP_ALIVE_S = 5.0
 #: How long connections and the application's own shutdown may take when the requests have ended.
 CLOSE_S = 5.0
-
-logger = logging.getLogger(__name__)
-
 #: How long a connection that was accepted just before the end may take to send its request.
 HEAR_OUT_S = 0.1
 
+logger = logging.getLogger(__name__)
+
 
 class HttpServer:
-    """Serves an application on a socket that is bound already. `on_end` is called when it serves no more."""
+    """Serves an application on a socket that is bound already. `on_end` is called when it serves no more.
+
+    An application may use the lifespan, websockets and the headers of a proxy on this machine; those of our
+    own (`is_ours`) know none of them.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         bound: socket.socket,
-        on_end: Callable[[], None],
+        on_end: Callable[[], None] = lambda: None,
         *,
-        lifespan: Literal["auto", "off"] = "auto",
+        is_ours: bool = False,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        protocol: type[HttpProtocol] = HttpProtocol,
     ) -> None:
-        # What a client gets wrong is answered, not logged.
         config = uvicorn.Config(
             app,
-            http=HttpProtocol,
-            lifespan=lifespan,
+            http=protocol,
+            ws="none" if is_ours else "auto",
+            lifespan="off" if is_ours else "auto",
+            proxy_headers=not is_ours,
             log_config=None,
+            # What a client gets wrong is answered, not logged.
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
+            timeout_keep_alive=max(1, round(keep_alive_s)),
         )
         self._server = _Server(config)
         #: Where it listens.
-        self.url = url_of(bound)
+        self.url = url_of(*bound.getsockname()[:2])
         self._socket = bound
         self._on_end = on_end
-        self._task: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return when the server accepts. Raises `ConfigError` if the application's own startup failed."""
-        self._task = asyncio.create_task(self._run())
+        self._serving = asyncio.create_task(self._run())
         accepting = asyncio.create_task(self._server.accepting.wait())
         try:
-            await asyncio.wait([self._task, accepting], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([self._serving, accepting], return_when=asyncio.FIRST_COMPLETED)
         finally:
             accepting.cancel()
-        if self._task.done():
-            ended, self._task = self._task, None
+        if self._serving.done():
+            ended, self._serving = self._serving, None
             ended.result()
 
     async def stop(self, drain_s: float) -> None:
         """Accept no more, and let the requests that run end within `drain_s`. A later call waits, too."""
-        if self._task is None:
+        if self._serving is None:
             return
         self._server.config.timeout_graceful_shutdown = max(1, round(drain_s))
         self._server.should_exit = True
         # An application that is still starting has nothing to let end, and its end may take no longer than ours.
         patience_s = drain_s + CLOSE_S if self._server.accepting.is_set() else 0.0
-        await asyncio.wait([self._task], timeout=patience_s)
-        if self._task.done():
-            self._task.result()
+        await asyncio.wait([self._serving], timeout=patience_s)
+        if self._serving.done():
+            self._serving.result()
             return
         logger.warning("the application at %s does not end; going on without it", self.url)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._serving.cancel()
+        await asyncio.gather(self._serving, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
@@ -93,12 +102,6 @@ class HttpServer:
             raise ConfigError(f"cannot listen on {self.url}: {error.strerror or error}") from error
         finally:
             self._on_end()
-
-
-def url_of(bound: socket.socket) -> str:
-    """The URL of a socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):
@@ -117,6 +120,8 @@ class _Server(uvicorn.Server):
         # would close their connections.
         for server in self.servers:
             server.close()
+        # Who is heard out sends the next request elsewhere.
+        self.server_state.default_headers.append((b"connection", b"close"))
         await asyncio.sleep(HEAR_OUT_S)
         await super().shutdown(sockets)
 

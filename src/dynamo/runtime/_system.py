@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
+from dynamo.runtime._listening import blames_host, listen
 
 if TYPE_CHECKING:
     from dynamo.runtime._http_server import HttpServer
@@ -24,7 +25,6 @@ PORT_VARIABLE, HOST_VARIABLE, INSECURE_VARIABLE = "DYN_SYSTEM_PORT", "DYN_SYSTEM
 OLD_ENABLED, OLD_PORT, OLD_HOST = (f"DYNAMO_SYSTEM_APP_{name}" for name in ("ENABLED", "PORT", "HOST"))
 
 HOST = "127.0.0.1"
-BACKLOG = 128
 #: Probes that run when the process ends may take so long.
 DRAIN_S = 1.0
 
@@ -77,11 +77,11 @@ class SystemServer:
 
     async def start(self) -> None:
         """Return when it answers. Raises `ConfigError` for an address that cannot or must not be listened on."""
-        self._socket = bind(self._settings)
+        self._socket = _listen(self._settings)
         from dynamo.runtime._http_server import HttpServer
         from dynamo.runtime._system_app import build_system_app
 
-        self._http = HttpServer(build_system_app(self._runtime), self._socket, lambda: None, lifespan="off")
+        self._http = HttpServer(build_system_app(self._runtime), self._socket, is_ours=True)
         await self._http.start()
         logger.info("system server at %s", self._http.url)
 
@@ -93,42 +93,30 @@ class SystemServer:
             self._socket.close()
 
 
-def bind(settings: SystemSettings) -> socket.socket:
-    """Return a socket that listens."""
-    if not settings.insecure and not is_loopback(settings.host):
+def _listen(settings: SystemSettings) -> socket.socket:
+    host, port = settings.host, settings.port
+    if not settings.insecure and not is_loopback(host):
         raise ConfigError(
-            f"the system server would listen on {settings.host}, which other machines reach, and nobody is asked for "
+            f"the system server would listen on {host}, which other machines reach, and nobody is asked for "
             f"credentials: set {INSECURE_VARIABLE}=true if the network around it is trusted, or leave "
             f"{HOST_VARIABLE} at {HOST}",
             setting=HOST_VARIABLE,
         )
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
-            0
-        ]
-        listener = socket.socket(family, kind, protocol)
+        return listen(host, port)
     except OSError as error:
+        why = error.strerror or error
+        if blames_host(error):
+            raise ConfigError(f"{HOST_VARIABLE}={host}: {why}", setting=HOST_VARIABLE) from error
         raise ConfigError(
-            f"{HOST_VARIABLE}={settings.host}: {error.strerror or error}", setting=HOST_VARIABLE
-        ) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"the system server cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Every "
-            f"process has one of its own: set {PORT_VARIABLE}=0, which takes a free port for each, or run a single "
-            "worker with --service-name",
+            f"the system server cannot listen on {host}:{port}: {why}. Every process has one of its own: set "
+            f"{PORT_VARIABLE}=0, which takes a free port for each, or run a single worker with --service-name",
             setting=PORT_VARIABLE,
         ) from error
-    return listener
 
 
 def _flag(environ: Mapping[str, str], variable: str) -> bool:
-    from dynamo.runtime._settings import parse_bool
+    from dynamo.runtime._settings import parse_bool  # with argparse, which a process that asks for nothing can spare
 
     text = environ.get(variable, "")
     try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 
 from fastapi import FastAPI
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -35,6 +38,8 @@ def build_app(service: Service[object], instance: object) -> ASGIApp:
     app = service.app or FastAPI(title=service.name)
     if DynamoError not in app.exception_handlers:
         app.add_exception_handler(DynamoError, _answer_error)
+    if app.exception_handlers.get(RequestValidationError) is request_validation_exception_handler:
+        app.add_exception_handler(RequestValidationError, _answer_invalid)
     add_routes(app, service, instance)
     section = ServiceConfig.get_instance().get(service.name, {})
     return HttpGuard(app, _body_bytes_max(service.name, section))
@@ -45,6 +50,16 @@ def _body_bytes_max(name: str, section: Section) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not (math.isfinite(limit) and limit > 0):
         raise ConfigError(f"{name}.{BODY_LIMIT_KEY} must be a number of MiB above 0, not {limit!r}")
     return int(limit * (1 << 20))
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    """Answer as FastAPI does: with what was sent, unless that cannot be sent back."""
+    assert isinstance(error, RequestValidationError)
+    try:
+        return await request_validation_exception_handler(request, error)
+    except (ValueError, RecursionError):  # NaN, half a surrogate pair, or nested too deep
+        details = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+        return Response(json.dumps({"detail": details}), status_code=422, media_type="application/json")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -110,7 +110,7 @@ def make_plan(
     warnings = [*config.warnings, *_warnings(graph, config, outline, chosen)]
     web = next((service for service in chosen if service.has_http), None)
     if web is not None:
-        config = config.overlaid(_address(web.name, environment, host=host, port=port))
+        config = config.overlaid(_address(web.name, config, environment, host=host, port=port))
     elif host is not None or port is not None:
         warnings.append("--host and --port have no effect: no service of this graph serves HTTP")
     config = _with_typed_texts(config, chosen)
@@ -158,15 +158,17 @@ def _warnings(graph: str, config: MergedConfig, outline: Outline, chosen: list[S
     return warnings
 
 
-def _address(name: str, environment: Mapping[str, str], **given: str | int | None) -> Layer:
-    """What the command line says about the address of a service. Its options are variables, too."""
+def _address(name: str, config: MergedConfig, environment: Mapping[str, str], **given: str | int | None) -> Layer:
+    """What the command line says about the address of a service. Its options are variables, too, which yield to it."""
     section: Section = {}
     sources: dict[KeyPath, str] = {}
     for key, value in given.items():
-        if value is not None:
-            variable = f"DYNAMO_{key.upper()}"
+        variable = f"DYNAMO_{key.upper()}"
+        source = variable if environment.get(variable) == str(value) else f"--{key}"
+        said_before = config.source_of(name, key) or ""
+        if value is not None and not (source == variable and said_before.startswith("--")):
             section[key] = value
-            sources[(name, key)] = variable if environment.get(variable) == str(value) else f"--{key}"
+            sources[(name, key)] = source
     return Layer({name: section} if section else {}, sources)
 
 
@@ -237,7 +239,7 @@ def _check_addresses(services: list[PlannedService]) -> None:
             continue
         other = taken.setdefault(service.http, service.name)
         if other != service.name:
-            raise ConfigError(
+            raise WrongUsage(
                 f"{other} and {service.name} would both listen on {service.http.url}; set another {service.name}.port"
             )
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable
 
 from dynamo._core.errors import ConfigError
+from dynamo.runtime._listening import bind
 from dynamo.sdk._plan import HttpAddress, PlannedService
 
 #: What a socket is bound for: its address, and the name of the service if any free port will do.
@@ -36,7 +37,7 @@ class Sockets:
             key = _key(service.name, service.http)
             try:
                 if key not in self._bound:
-                    self._bound[key] = _bound(service.http)
+                    self._bound[key] = bind(service.http.host, service.http.port)
             except OSError as error:
                 self._close(set(self._bound) - before)
                 raise ConfigError(_cannot_listen(service.name, service.http, error)) from error
@@ -62,18 +63,6 @@ class Sockets:
 
 def _key(name: str, address: HttpAddress) -> _Key:
     return (address, "" if address.port else name)
-
-
-def _bound(address: HttpAddress) -> socket.socket:
-    family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
 
 
 def _cannot_listen(name: str, address: HttpAddress, error: OSError) -> str:

@@ -1,0 +1,54 @@
+"""Models that come and go in discovery: how they are followed, and what is held of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from dynamo._core.discovery.base import Delete, Put
+from dynamo.llm._workers import Workers
+from dynamo.runtime import DistributedRuntime
+
+logger = logging.getLogger(__name__)
+
+
+async def follow(
+    runtime: DistributedRuntime,
+    prefix: str,
+    put: Callable[[Put], Awaitable[None]],
+    delete: Callable[[str], Awaitable[None]],
+) -> None:
+    """Tell of everything that stands below a prefix, and of every change, for ever."""
+    try:
+        async with aclosing(runtime.discovery.watch(prefix)) as changes:
+            async for change in changes:
+                if isinstance(change, Put):
+                    await put(change)
+                elif isinstance(change, Delete):
+                    await delete(change.key)
+    except Exception:
+        logger.exception("%s is no longer followed: models that come or go from now on are not seen", prefix)
+        raise
+
+
+class FollowedModel:
+    """Who answers for a model: nobody until it is opened, and nobody if that failed."""
+
+    def __init__(self) -> None:
+        self.created_s = int(time.time())
+        self.workers: Workers | None = None
+        #: Why it cannot be asked.
+        self.fault: Exception | None = None
+        #: Finds its workers, beside everything else.
+        self.opening: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Stop following its workers. Requests that run keep what they need of it until they end."""
+        if self.opening is not None:
+            self.opening.cancel()
+            await asyncio.wait([self.opening])
+        if self.workers is not None:
+            await self.workers.client.close()
