@@ -16,7 +16,15 @@ from dynamo._core.discovery.base import Change, Synced
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import ConfigError, ProtocolError
 from dynamo._core.request_plane.inproc import InprocPlane
-from dynamo.runtime import CannotConnect, Client, DistributedRuntime, DynamoError, NoInstances, ResponseStream
+from dynamo.runtime import (
+    CannotConnect,
+    Client,
+    Disconnected,
+    DistributedRuntime,
+    DynamoError,
+    NoInstances,
+    ResponseStream,
+)
 from dynamo.runtime._client import next_in_turn
 from dynamo.runtime._codec import JsonValue
 
@@ -145,6 +153,29 @@ async def test_an_instance_that_direct_could_not_reach_is_passed_over_by_the_oth
         await client.direct(None, 1)
     for _ in range(5):
         assert (await client.round_robin(None)).instance_id == served.instance_id
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_an_instance_that_tells_of_a_loss_further_down_is_not_passed_over(batched: bool) -> None:
+    async def relay(request: object) -> AsyncIterator[int]:
+        if request == "fail":
+            raise Disconnected("the worker behind this one was lost")
+        yield 1
+
+    discovery, plane = MemoryDiscovery(), InprocPlane()
+    async with (
+        DistributedRuntime(discovery=discovery, request_plane=plane) as first,
+        DistributedRuntime(discovery=discovery, request_plane=plane) as second,
+    ):
+        for runtime in (first, second):
+            await runtime.endpoint("ns.comp.ep").serve(relay)
+        client = await first.endpoint("ns.comp.ep").client()
+        await client.wait_for_instances(2)
+        stream = await client.direct("fail", second.lease.id)
+        with pytest.raises(Disconnected, match="behind this one"):
+            await (stream.batch() if batched else anext(stream))
+        used = {(await client.round_robin("work")).instance_id for _ in range(2)}
+        assert used == {first.lease.id, second.lease.id}
 
 
 async def test_waiting_ends_when_the_client_is_closed(runtime: DistributedRuntime) -> None:

@@ -94,6 +94,32 @@ except KeyError:
     assert entry["exception"].endswith("KeyError: 'key'")
 
 
+def test_the_time_can_be_that_of_this_place() -> None:
+    program = """
+import os, time
+os.environ["TZ"] = "JST-9"
+time.tzset()
+logging.getLogger("app").info("hello")
+"""
+    (line,) = logged(program, "DYN_LOG_USE_LOCAL_TZ=1")
+    assert re.fullmatch(r"\S+T\S+\+09:00 INFO app: hello", line)
+
+
+def test_a_variable_that_has_no_effect_says_so() -> None:
+    (line,) = logged("", "DYN_LOGGING_CONFIG_PATH=/some/file.toml")
+    assert line.endswith("DYN_LOGGING_CONFIG_PATH has no effect; DYN_LOG has levels, also for single targets")
+
+
+def test_a_script_logs_as_the_variables_say_once_however_often_it_asks() -> None:
+    program = """
+from dynamo.runtime.logging import configure_dynamo_logging
+configure_dynamo_logging(service_name="Frontend", worker_id=1)
+logging.getLogger("app").info("hello")
+"""
+    (line,) = logged(program)
+    assert line.endswith("INFO app: hello")
+
+
 @pytest.mark.parametrize("value", ["", "0", "false"])
 def test_jsonl_can_be_off(value: str) -> None:
     (line,) = logged("logging.getLogger('app').info('hello')", f"DYN_LOGGING_JSONL={value}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pydantic import BaseModel
@@ -50,6 +51,27 @@ async def test_a_plain_function_that_raises_stop_iteration_is_an_error(runtime: 
     assert await collect(endpoint, [7]) == [7]
     with pytest.raises(HandlerError, match="StopIteration"):
         await collect(endpoint, [])
+
+
+async def test_a_sync_generator_that_is_left_within_a_step_is_closed_after_it(runtime: DistributedRuntime) -> None:
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def blocks(request: str) -> Iterator[int]:
+        try:
+            begun.set()
+            go_on.wait(DEADLINE_S)
+            yield 1
+        finally:
+            closed.set()
+
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(blocks)
+    stream = await (await endpoint.client()).generate("")
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    await stream.aclose()
+    await asyncio.sleep(0)  # the handler is cancelled, and asks to be closed
+    go_on.set()
+    assert await asyncio.to_thread(closed.wait, DEADLINE_S)
 
 
 async def test_a_stream_that_a_handler_returns_is_closed_with_its_request(runtime: DistributedRuntime) -> None:

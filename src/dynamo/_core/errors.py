@@ -26,6 +26,8 @@ class DynamoError(Exception):
     """Anything that goes wrong in the system; `details` keeps the parts of the message."""
 
     code: ClassVar[str] = "unknown"
+    #: Whether a peer told of it: what it speaks of happened there, or beyond.
+    is_remote = False
 
     # Positional only: a detail may have any name, and a peer chooses the names.
     def __init__(self, message: str, /, **details: Detail) -> None:
@@ -166,6 +168,7 @@ def from_wire(layers: list[WireError]) -> DynamoError:
     ]
     for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
+    errors[0].is_remote = True
     return errors[0]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import dynamo
 
 _OURS = tuple(os.path.abspath(path) + os.sep for path in dynamo.__path__)
+#: Where os.environ is.
+_OS_FILES = ("<frozen os>", os.__file__)
 _LINE_CHARS_MAX = 1000
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python", ".pyx")
 
@@ -18,7 +20,7 @@ def blame(error: BaseException) -> str:
     """Say what was raised and where in the user's code: `ValueError: no such model (worker.py:12 in load)`."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"SyntaxError: {error.msg} ({_shown(error.filename)}:{error.lineno})"
-    text = f"{type(error).__name__}: {_first_line(error)}"
+    text = f"{type(error).__name__}: {_first_line(error)}{_advice(error)}"
     frames = list(_user_frames(error))
     if not frames:
         return text
@@ -33,6 +35,15 @@ def user_traceback(error: BaseException) -> str:
     frames = list(itertools.dropwhile(lambda frame: frame != first, _user_frames(error, libraries=True)))
     where = ["Traceback (most recent call last):\n", *traceback.StackSummary.from_list(frames).format()]
     return "".join([*(where if frames else []), *traceback.format_exception_only(error)])
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about a fault that says too little by itself."""
+    if isinstance(error, KeyError):
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and frames[-1].filename in _OS_FILES and frames[-1].name == "__getitem__":
+            return " is not set in the environment; set it, or give it to the service with ServiceArgs.envs"
+    return ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -87,7 +87,7 @@ def encode(value: object) -> bytes:
             envelope = _Envelope(value.data(), value.event(), value.comments(), value.id())
             return _ANNOTATED + _encoder.encode(envelope)
         return _encoder.encode(value)
-    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+    except (OverflowError, RecursionError, UnicodeError) as error:
         raise InvalidArgument(f"a value cannot be sent: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 `DYN_LOG` is a level, levels of single targets, or both: `info`, `dynamo.llm=debug`,
 `warning,dynamo.llm=debug`. A target is the name of a logger and of all below it.
-`DYN_LOGGING_JSONL=1` makes each line a JSON object.
+`DYN_LOGGING_JSONL=1` makes each line a JSON object, and `DYN_LOG_USE_LOCAL_TZ=1` has the time of this place.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from dynamo._core.errors import ConfigError
 from dynamo.runtime._settings import parse_bool
 
+logger = logging.getLogger(__name__)
+
 LEVEL_VARIABLE = "DYN_LOG"
 JSONL_VARIABLE = "DYN_LOGGING_JSONL"
+LOCAL_TIME_VARIABLE = "DYN_LOG_USE_LOCAL_TZ"
+#: Of earlier releases: a file with levels. DYN_LOG says the same.
+FILE_VARIABLE = "DYN_LOGGING_CONFIG_PATH"
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -37,11 +42,14 @@ _QUIET = {"uvicorn": logging.ERROR}
 def set_up_logging(environ: Mapping[str, str]) -> None:
     """Log as the variables say; raises `ConfigError` if one is wrong. To be called once, by a `main`."""
     levels = {_ROOT: logging.INFO} | _QUIET | _levels(environ.get(LEVEL_VARIABLE, ""))
+    zone = None if _is_true(environ, LOCAL_TIME_VARIABLE) else UTC
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if _is_jsonl(environ.get(JSONL_VARIABLE, "")) else _Lines())
+    handler.setFormatter(_JsonLines(zone) if _is_true(environ, JSONL_VARIABLE) else _Lines(zone))
     logging.basicConfig(handlers=[handler])
     for target, level in levels.items():
         logging.getLogger(target).setLevel(level)
+    if environ.get(FILE_VARIABLE):
+        logger.warning("%s has no effect; %s has levels, also for single targets", FILE_VARIABLE, LEVEL_VARIABLE)
 
 
 def _levels(text: str) -> dict[str, int]:
@@ -62,35 +70,40 @@ def _levels(text: str) -> dict[str, int]:
     return levels
 
 
-def _is_jsonl(text: str) -> bool:
+def _is_true(environ: Mapping[str, str], variable: str) -> bool:
+    text = environ.get(variable, "")
     try:
         return bool(text) and parse_bool(text)
     except ValueError:
-        raise ConfigError(
-            f"{JSONL_VARIABLE}={text!r} is not true or false: use 1 or 0", setting=JSONL_VARIABLE
-        ) from None
+        raise ConfigError(f"{variable}={text!r} is not true or false: use 1 or 0", setting=variable) from None
 
 
-def _time_of(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time_of(record: logging.LogRecord, zone: tzinfo | None) -> str:
+    moment = datetime.fromtimestamp(record.created, zone).astimezone(zone)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Lines(logging.Formatter):
     """For people: time, level, target, message, and the traceback if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, zone: tzinfo | None) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._zone = zone
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        return _time_of(record)
+        return _time_of(record, self._zone)
 
 
 class _JsonLines(logging.Formatter):
     """For machines: an object per line, in ASCII, so that no encoding can break it."""
 
+    def __init__(self, zone: tzinfo | None) -> None:
+        super().__init__()
+        self._zone = zone
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, str | int] = {
-            "time": _time_of(record),
+            "time": _time_of(record, self._zone),
             "level": record.levelname,
             "target": record.name,
             "message": record.getMessage(),

@@ -46,8 +46,8 @@ class ResponseStream(Generic[T]):
         if self._next == len(self._arrived):
             try:
                 self._arrived, self._next = await self._items.batch(), 0
-            except Disconnected:
-                self._on_lost(self.instance_id)
+            except Disconnected as error:
+                self._note_loss(error)
                 raise
             if not self._arrived:
                 raise StopAsyncIteration
@@ -64,13 +64,18 @@ class ResponseStream(Generic[T]):
         self._next = 0
         try:
             arrived = arrived or await self._items.batch()
-        except Disconnected:
-            self._on_lost(self.instance_id)
+        except Disconnected as error:
+            self._note_loss(error)
             raise
         try:
             return list(map(self._decode, arrived))
         except _codec.UNREADABLE as error:
             raise self._unreadable(error) from error
+
+    def _note_loss(self, error: Disconnected) -> None:
+        # An instance that tells of the loss of another one is well.
+        if not error.is_remote:
+            self._on_lost(self.instance_id)
 
     def _unreadable(self, error: Exception) -> ProtocolError:
         return ProtocolError(f"instance {self.instance_id} sent an item that cannot be read: {error}")

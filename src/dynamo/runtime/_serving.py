@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing
+from contextvars import copy_context
 from typing import TYPE_CHECKING, cast
 
 from dynamo._core import request_plane
@@ -220,7 +221,7 @@ async def _items(result: object, threads: Callable[[], Executor]) -> AsyncGenera
         async for item in result:
             yield item
     elif isinstance(result, Iterator):
-        async with aclosing(_iterate_beside(result, threads())) as items:
+        async with aclosing(iterate_beside(result, threads())) as items:
             async for item in items:
                 yield item
     else:
@@ -235,19 +236,20 @@ def _call(handler: EndpointHandler, arguments: tuple[object, ...]) -> object:
         raise RuntimeError("the handler raised StopIteration") from error
 
 
-async def _iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGenerator[object, None]:
+async def iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGenerator[object, None]:
     """Iterate in a thread. The lock keeps `close` from a generator that is still in a step."""
     loop = asyncio.get_running_loop()
     running = threading.Lock()
+    context = copy_context()
 
     def step() -> object:
-        with running:
-            return next(items, _END)
+        with running:  # outside of the context, which has one user at a time, too
+            return context.run(next, items, _END)
 
     def close() -> None:
         with running:
             if hasattr(items, "close"):
-                items.close()
+                context.run(items.close)
 
     try:
         while (item := await loop.run_in_executor(threads, step)) is not _END:
