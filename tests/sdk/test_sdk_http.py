@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -19,6 +22,7 @@ from tests.sdk.world import DEADLINE_S, World
 from dynamo._core.errors import NotFound
 from dynamo.runtime import DynamoError, NoInstances
 from dynamo.sdk import api, async_on_shutdown, async_on_start, depends, dynamo_endpoint, endpoint, service, service_of
+from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import DynamoTransport
 from dynamo.sdk._runner import ServiceRunner
 
@@ -32,6 +36,7 @@ started = asyncio.Event()
 ended = asyncio.Event()
 waiting = asyncio.Event()
 cancelled = asyncio.Event()
+sync_ended = threading.Event()
 
 
 class WebEndpoints:
@@ -108,6 +113,40 @@ class WebEndpoints:
     @api
     async def unspeakable(self) -> AsyncIterator[object]:
         yield float("nan")
+
+    @api
+    async def leaves(self, request: Request) -> None:
+        raise SystemExit(request.text)
+
+    @api
+    def leaves_its_thread(self, request: Request) -> None:
+        raise SystemExit(request.text)
+
+    @api
+    async def leaves_a_stream(self, request: Request) -> AsyncIterator[str]:
+        if self.prepared:
+            raise SystemExit(request.text)
+        yield ""
+
+    @api
+    async def leaves_midway(self, request: Request) -> AsyncIterator[str]:
+        yield "first"
+        raise SystemExit(request.text)
+
+    @api
+    async def gives_up(self, request: Request) -> None:
+        raise asyncio.CancelledError(request.text)
+
+    @api
+    def sync_words(self, request: Request) -> Iterator[str]:
+        context = request_context.get()
+        try:
+            for word in request.text.split():
+                time.sleep(0.001)  # it may block
+                yield f"{word};"
+            yield "" if context is None else context.request_id
+        finally:
+            sync_ended.set()
 
     @api
     async def handled(self) -> None:
@@ -201,10 +240,11 @@ async def web(world: World, start_web: StartWeb) -> httpx.AsyncClient:
         ("/lines", '{"text": "a b"}\n{"word":"ä","count":1}\n', "application/x-ndjson"),
         ("/both", "a b", "text/plain; charset=utf-8"),
         ("/sync", '{"text":"a b"}', "application/json"),
+        ("/sync_words", "a;b;mine", "text/plain; charset=utf-8"),
     ],
 )
 async def test_endpoints_are_routes(web: httpx.AsyncClient, path: str, text: str, kind: str) -> None:
-    response = await web.post(path, json={"text": "a b"})
+    response = await web.post(path, json={"text": "a b"}, headers={"x-request-id": "mine"})
     assert (response.status_code, response.text, response.headers["content-type"]) == (200, text, kind)
 
 
@@ -251,11 +291,16 @@ async def test_an_error_of_ours_has_its_status(
     assert response.json() == {"error": {"code": code, "message": message, "request_id": "mine"}}
 
 
-async def test_an_error_after_the_first_item_breaks_the_connection(web: httpx.AsyncClient) -> None:
-    async with web.stream("POST", "/broken_stream") as response:
+@pytest.mark.parametrize("path", ["/broken_stream", "/leaves_midway"])
+async def test_an_error_after_the_first_item_breaks_the_connection(
+    web: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with web.stream("POST", path, json={"text": "a"}) as response:
         assert response.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             await response.aread()
+    [line] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR" and one.name.startswith("dynamo")]
+    assert line.startswith(f"a response was broken off ({response.headers['x-request-id']}): ")
 
 
 @pytest.mark.parametrize("path", ["/broken", "/broken_at_once"])
@@ -268,6 +313,26 @@ async def test_an_error_of_the_service_tells_the_log_and_not_the_client(
     assert response.json() == {"error": said}
     [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert line.startswith(f"POST {path} failed (mine): LookupError: a secret (")
+
+
+@pytest.mark.parametrize("path", ["/leaves", "/leaves_its_thread", "/leaves_a_stream", "/gives_up"])
+async def test_what_would_end_the_process_ends_its_request(
+    web: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    response = await web.post(path, json={"text": "a secret"}, headers={"x-request-id": "mine"})
+    assert response.status_code == 500
+    assert response.json()["error"]["request_id"] == response.headers["x-request-id"] == "mine"
+    assert "secret" not in response.text
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.search(r" raised (SystemExit|CancelledError): a secret \(.*test_sdk_http.py:\d+ in ", line)
+    assert (await web.post("/sync", json={"text": "goes on"})).status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["NaN", r'{"\ud800": 1}', "[" * 400 + "]" * 400])
+async def test_a_wrong_request_that_cannot_be_sent_back_is_the_clients_fault(web: httpx.AsyncClient, sent: str) -> None:
+    response = await web.post("/sync", content=f'{{"text": {sent}}}', headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", "text"]
 
 
 async def test_an_item_that_json_cannot_say_has_a_status(web: httpx.AsyncClient) -> None:
@@ -300,6 +365,13 @@ async def test_the_generator_ends_when_the_client_leaves(web: httpx.AsyncClient)
     async with web.stream("POST", "/stuck") as response:
         assert await anext(response.aiter_text()) == "first"
     await asyncio.wait_for(ended.wait(), DEADLINE_S)
+
+
+async def test_a_sync_generator_is_closed_when_the_client_leaves(web: httpx.AsyncClient) -> None:
+    sync_ended.clear()
+    async with web.stream("POST", "/sync_words", json={"text": "a " * 100_000}) as response:
+        assert (await anext(response.aiter_text())).startswith("a;")
+    assert await asyncio.to_thread(sync_ended.wait, DEADLINE_S)
 
 
 async def test_a_stop_lets_a_response_end(world: World, start_web: StartWeb) -> None:

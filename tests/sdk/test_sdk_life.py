@@ -162,27 +162,6 @@ async def test_a_removed_edge_is_falsy_in_a_running_service(world: World) -> Non
     assert await world.call(Branching, "edges", "") == [[True, False]]
 
 
-class Static:
-    @staticmethod
-    @async_on_start
-    def under() -> None:
-        events.append("under")
-
-    @async_on_start
-    @staticmethod
-    def above() -> None:
-        events.append("above")
-
-
-async def test_a_hook_may_be_a_static_method(world: World) -> None:
-    @service
-    class WithStatic(Static): ...
-
-    events.clear()
-    await world.run(WithStatic)
-    assert events == ["under", "above"]
-
-
 def test_outside_a_service_the_context_says_that_it_is_empty() -> None:
     assert dynamo_context == {}
     with pytest.raises(RuntimeError, match="worker_index is known only in a process that runs a service"):
@@ -354,6 +333,37 @@ async def test_a_stop_that_is_cancelled_runs_the_hooks_nevertheless(world: World
     assert events == ["end"]
     with pytest.raises(EngineShutdown):
         await call
+
+
+@service
+class Waiting:
+    @async_on_shutdown
+    async def last(self) -> None:
+        events.append("last")
+
+    @async_on_shutdown
+    async def first(self) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_stop_that_is_cancelled_within_a_hook_runs_the_other_hooks(world: World) -> None:
+    runner = await world.run(Waiting)
+    stop = asyncio.create_task(runner.stop())
+    await asyncio.wait_for(started.wait(), DEADLINE_S)
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    assert events == ["last"]
+    assert dynamo_context == {}
+
+
+async def test_a_shutdown_hook_that_hangs_is_ended_and_told_of_and_the_others_run(world: World) -> None:
+    runner = ServiceRunner(service_of(Waiting), await world.join(), shutdown_hook_s=0.01)
+    await runner.start()
+    with pytest.raises(DynamoError, match=r"it took more than 0\.01 s"):
+        await runner.stop()
+    assert events == ["last"]
 
 
 # Dependencies.

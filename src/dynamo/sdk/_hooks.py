@@ -7,10 +7,10 @@ hook raises is an error like any other: `SystemExit` does not leave without the 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from inspect import isawaitable
 from typing import TypeVar, cast, overload
 
 from dynamo._core.errors import DynamoError
@@ -91,23 +91,28 @@ def collect_hooks(cls: type, kind: HookKind) -> list[str]:
     names: dict[str, None] = {}
     for base in reversed(cls.__mro__):
         for name, function in vars(base).items():
-            if _mark_of(function) is kind:
+            if kind in _kinds_of(function):
                 names[name] = None
             elif name in names:
                 del names[name]  # overridden without a decorator: no hook any more
     return list(names)
 
 
-def _mark_of(function: object) -> object:
-    # On the function inside a staticmethod or classmethod, if that stands above our decorator.
-    return getattr(function, _MARK, None) or getattr(getattr(function, "__func__", None), _MARK, None)
+def _kinds_of(function: object) -> frozenset[HookKind]:
+    kinds: frozenset[HookKind] = getattr(function, _MARK, frozenset())
+    return kinds or getattr(_inside(function), _MARK, kinds)
+
+
+def _inside(function: object) -> object:
+    """The function inside a staticmethod or classmethod, which may stand above our decorator."""
+    return getattr(function, "__func__", function)
 
 
 async def run_hook(instance: object, name: str) -> object:
     """Run one hook to its end and return its result. A sync hook runs on the loop: it owns the process at that time."""
     with contained(f"the hook {name}"):
         result = cast(Hook, getattr(instance, name))()
-        return await result if isawaitable(result) else result
+        return await result if inspect.isawaitable(result) else result
 
 
 @contextmanager
@@ -127,7 +132,12 @@ def contained(what: str) -> Iterator[None]:
 
 def _decorator(kind: HookKind, method: Method | None) -> Method | Callable[[Method], Method]:
     def mark(function: Method) -> Method:
-        setattr(function, _MARK, kind)
+        inside = _inside(function)
+        if not inspect.isroutine(inside):
+            raise TypeError(f"a hook must be a method, got {function!r}")
+        if inspect.isgeneratorfunction(inside) or inspect.isasyncgenfunction(inside):
+            raise TypeError(f"{inside.__qualname__} cannot be a hook: it yields, so it would never run")
+        setattr(function, _MARK, _kinds_of(function) | {kind})  # of several kinds, if it has several decorators
         return function
 
     return mark if method is None else mark(method)

@@ -1,25 +1,22 @@
 """How an endpoint becomes a route of a service's application.
 
-FastAPI binds the parameters from the signature of the method. What an async generator yields is streamed:
-text as it is, anything else as one line of JSON. When the client leaves, the work for it is cancelled.
+FastAPI binds the parameters from the signature of the method, except the context of the request. What a
+generator yields is streamed, and so is a stream that a method returns, such as a call of another service.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar
-from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_origin
 
+import msgspec
 from fastapi import FastAPI
+from fastapi.exceptions import FastAPIError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
@@ -27,15 +24,19 @@ from starlette.types import Message, Receive, Scope, Send
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, HandlerError
 from dynamo.runtime._blame import blame
-from dynamo.sdk._context import request_context
+from dynamo.runtime._serving import iterate_beside
+from dynamo.sdk._context import dynamo_context, request_context
 from dynamo.sdk._endpoints import EndpointSpec
+from dynamo.sdk._handler import CONTEXT_NAMES
+from dynamo.sdk._hooks import contained
 from dynamo.sdk._http_errors import problem
+from dynamo.sdk._http_stream import Items, while_connected
 from dynamo.sdk._service import Service
 
 logger = logging.getLogger(__name__)
 
-#: For the log only: who would read it has left.
-_CLIENT_LEFT = 499
+#: The annotations of what is streamed.
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator, Iterator, Generator)
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def add_routes(app: FastAPI, service: Service[object], instance: object) -> None
     for spec in service.endpoints.values():
         if spec.on_http:
             _check_free(service.name, before, spec)
-            _add_route(app, instance, spec)
+            _add_route(app, service.name, instance, spec)
     added = [route for route in app.router.routes if route not in before]
     app.router.routes[:] = [*added, *before]
 
@@ -67,15 +68,19 @@ def _path(spec: EndpointSpec) -> str:
     return "/" + spec.name.lstrip("/")
 
 
-def _add_route(app: FastAPI, instance: object, spec: EndpointSpec) -> None:
-    method: Callable[..., object] = getattr(instance, spec.attribute)
-    add = partial(app.router.add_api_route, _path(spec), methods=[spec.http_method], route_class_override=_Route)
-    if inspect.isasyncgenfunction(spec.function):
-        add(_streaming(method), response_model=None)
-    elif inspect.iscoroutinefunction(spec.function):
-        add(_unary(method))
-    else:
-        add(method)
+def _add_route(app: FastAPI, name: str, instance: object, spec: EndpointSpec) -> None:
+    try:
+        app.router.add_api_route(
+            _path(spec),
+            _route_of(spec, getattr(instance, spec.attribute)),
+            methods=[spec.http_method],
+            route_class_override=_Route,
+        )
+    except (FastAPIError, NameError) as error:  # NameError: an annotation that is unknown at run time
+        raise ConfigError(
+            f"{name}.{spec.attribute} cannot be reached over HTTP, where a parameter is JSON, a plain value or one of "
+            f"FastAPI's own types, and so is an answer: {str(error).partition(' Hint:')[0].splitlines()[0]}"
+        ) from error
 
 
 class _Route(APIRoute):
@@ -91,7 +96,8 @@ class _Route(APIRoute):
 
         _receive.set(receive)
         try:
-            await super().handle(scope, receive, watched)
+            with contained(f"{scope['method']} {scope['path']}"):
+                await super().handle(scope, receive, watched)
         except Exception as error:
             handlers = scope["app"].exception_handlers
             if has_begun or 500 in handlers or any(kind in handlers for kind in type(error).__mro__):
@@ -102,29 +108,64 @@ class _Route(APIRoute):
             await JSONResponse(body, status_code=500)(scope, receive, send)
 
 
-def _unary(method: Callable[..., object]) -> Callable[..., object]:
+def _route_of(spec: EndpointSpec, method: Callable[..., object]) -> Callable[..., object]:
+    """Return what FastAPI calls: it takes what HTTP brings, and answers what HTTP can carry."""
     signature = inspect.signature(method, eval_str=True)
+    parameters = signature.parameters.values()
     # A method that takes the request may read from its connection, and then nobody else can.
-    reads = any(
-        isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Request)
-        for parameter in signature.parameters.values()
+    reads = any(isinstance(one.annotation, type) and issubclass(one.annotation, Request) for one in parameters)
+    context_name = next((one.name for one in parameters if _is_context(one)), None)
+
+    def call(arguments: dict[str, object]) -> object:
+        return method(**arguments, **({} if context_name is None else {context_name: _context()}))
+
+    async def generating(**arguments: object) -> object:
+        return _answer(call(arguments))
+
+    async def unary(**arguments: object) -> object:
+        work, context = cast("Coroutine[object, object, object]", call(arguments)), _context()
+        return _answer(
+            await work if reads else await while_connected(_contained(work, context), _receive.get(), context)
+        )
+
+    def plain(**arguments: object) -> object:  # FastAPI runs it in a thread
+        return _answer(call(arguments))
+
+    route: Callable[..., object] = plain
+    if inspect.isasyncgenfunction(spec.function) or inspect.isgeneratorfunction(spec.function):
+        route = generating
+    elif inspect.iscoroutinefunction(spec.function):
+        route = unary
+    route.__name__ = spec.attribute
+    route.__doc__ = method.__doc__
+    route.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one for one in parameters if one.name != context_name],
+        return_annotation=_returned(signature.return_annotation),
     )
-
-    async def route(**arguments: object) -> object:
-        context = _context()
-        work = cast("Coroutine[object, object, object]", method(**arguments))
-        return await work if reads else await _while_connected(work, _receive.get(), context)
-
-    return _with_signature(route, method, signature)
+    return route
 
 
-def _streaming(method: Callable[..., object]) -> Callable[..., object]:
-    async def route(**arguments: object) -> Response:
-        context = _context()
-        return _Items(cast("AsyncGenerator[object, None]", method(**arguments)), context)
+def _is_context(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is for the context of the request, and nothing that a client sends."""
+    is_bare = parameter.annotation is parameter.empty
+    return parameter.annotation is Context or (is_bare and parameter.name in CONTEXT_NAMES)
 
-    signature = inspect.signature(method, eval_str=True).replace(return_annotation=Response)
-    return _with_signature(route, method, signature)
+
+def _returned(annotation: object) -> object:
+    """What FastAPI is told of an answer: nothing of a stream, or of a type that it does not know."""
+    if (get_origin(annotation) or annotation) in _STREAMS:
+        return Response
+    is_struct = isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+    return inspect.Signature.empty if is_struct else annotation
+
+
+def _answer(result: object) -> object:
+    """What is sent for what a method returned, or for the generator that it is."""
+    if isinstance(result, Generator):  # it may block
+        result = iterate_beside(result, dynamo_context["runtime"].threads())
+    if isinstance(result, AsyncIterator):
+        return Items(result, _context())
+    return msgspec.to_builtins(result) if isinstance(result, msgspec.Struct) else result
 
 
 def _context() -> Context:
@@ -134,80 +175,6 @@ def _context() -> Context:
     return context
 
 
-def _with_signature(
-    route: Callable[..., object], method: Callable[..., object], signature: inspect.Signature
-) -> Callable[..., object]:
-    route.__name__ = getattr(method, "__name__", "route")
-    route.__doc__ = method.__doc__
-    route.__signature__ = signature  # type: ignore[attr-defined]
-    return route
-
-
-class _Items(Response):
-    """What a generator yields, as it is yielded. It ends early if the client leaves.
-
-    The status is sent with the first item, so an error before it still has a status of its own; after
-    it, the connection is broken, which is the only way left to say that something is missing.
-    """
-
-    def __init__(self, items: AsyncGenerator[object, None], context: Context) -> None:
-        super().__init__()
-        self._items = items
-        self._context = context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _while_connected(self._send(send), receive, self._context)
-
-    async def _send(self, send: Send) -> None:
-        started = False
-        try:
-            async with aclosing(self._items):
-                async for item in self._items:
-                    body = _body(item)
-                    if not started:
-                        await send(_head(item))
-                        started = True
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-            if not started:
-                await send(_head(""))
-        except Exception as error:
-            if not started:
-                raise
-            logger.error("a response was broken off (%s): %s", self._context.request_id, blame(error))
-            return
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _while_connected(work: Coroutine[object, object, T], receive: Receive, context: Context) -> T | Response:
-    """Run `work` to its end and return what it does, or cancel it when the client leaves."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else Response(status_code=_CLIENT_LEFT)
-    finally:
-        leaving.cancel()
-        if not working.done():
-            context.kill()
-            working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-
-
-def _head(item: object) -> Message:
-    kind = b"text/plain; charset=utf-8" if isinstance(item, str | bytes) else b"application/x-ndjson"
-    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
-
-
-def _body(item: object) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, str):
-        return item.encode()
-    if isinstance(item, BaseModel):
-        return item.model_dump_json().encode() + b"\n"
-    return json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+async def _contained(work: Coroutine[object, object, T], context: Context) -> T:
+    with contained(f"request {context.request_id}"):
+        return await work

@@ -74,6 +74,8 @@ def reader_of(wanted: object) -> Reader | None:
     for part in _parts(wanted):
         if isinstance(part, type) and issubclass(part, BaseModel) and inspect.isabstract(part):
             raise TypeError(f"{part.__name__} is abstract, so nothing can be one; write a union of its subclasses")
+    if _names_itself(wanted):
+        raise TypeError(f"{show(wanted)} contains itself; write a pydantic RootModel of it")
     if get_origin(wanted) in _LISTS:
         wanted = list[get_args(wanted)[0]]  # type: ignore[misc]
     try:
@@ -154,8 +156,15 @@ def _is_json(wanted: object) -> bool:
         return all(map(_is_json, arguments))
     if get_origin(wanted) in _CONTAINERS:
         *keys, values = map(_bare, arguments)
-        return (values in (Any, object) or isinstance(values, ForwardRef)) and all(key in (str, Any) for key in keys)
+        return all(key in (str, Any) for key in keys) and (
+            values in (Any, object) or (_names_itself(values) and _is_json(values))
+        )
     return False
+
+
+def _names_itself(wanted: object) -> bool:
+    """Whether it is an alias with its own name in it: any other name was looked up."""
+    return any(isinstance(part, ForwardRef) for part in _parts(wanted))
 
 
 def _is_structured(wanted: object) -> bool:
@@ -192,6 +201,8 @@ def _bare(wanted: object) -> object:
             wanted = wanted.__supertype__
         elif type(wanted).__name__ == "TypeAliasType":  # `type X = ...`, of Python 3.12
             wanted = getattr(wanted, "__value__")  # noqa: B009
+        elif not isinstance(wanted, types.GenericAlias) and get_origin(wanted) and not get_args(wanted):
+            return get_origin(wanted)  # `typing.Dict`, with nothing in brackets
         else:
             return wanted
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from dynamo._core.errors import DynamoError
 from dynamo.runtime import Component, DistributedRuntime, Endpoint, ServedEndpoint
 from dynamo.runtime._blame import blame
 from dynamo.runtime._health import Ask, HealthCheck, HealthKind
@@ -53,12 +54,14 @@ class ServiceRunner:
         worker_id: int = 1,
         http_socket: socket.socket | None = None,
         report: Callable[[str], None] = logger.debug,
+        shutdown_hook_s: float = SHUTDOWN_HOOK_S,
     ) -> None:
         self._service = service
         self._runtime = runtime
         self._worker_id = worker_id
         self._http_socket = http_socket
         self._report = report
+        self._shutdown_hook_s = shutdown_hook_s
         # What was started, so that it can be ended.
         self._proxies: list[ServiceProxy] = []
         self._lease: CustomLease | None = None
@@ -120,7 +123,8 @@ class ServiceRunner:
             if self._lease is not None:
                 ends.push_async_callback(self._lease.close)
             if self._instance is not None:
-                ends.push_async_callback(self._run_shutdown_hooks, self._instance, errors)
+                for name in self._service.hooks(HookKind.SHUTDOWN):
+                    ends.push_async_callback(self._run_shutdown_hook, self._instance, name, errors)
             ends.push_async_callback(self._drain, drain_s, errors)
         if errors:
             raise errors[0]
@@ -147,14 +151,15 @@ class ServiceRunner:
                 logger.error("%s did not drain: %s", self._service.name, blame(outcome))
                 errors.append(outcome)
 
-    async def _run_shutdown_hooks(self, instance: object, errors: list[BaseException]) -> None:
-        for name in reversed(self._service.hooks(HookKind.SHUTDOWN)):
-            try:
-                async with asyncio.timeout(SHUTDOWN_HOOK_S):
-                    await run_hook(instance, name)
-            except Exception as error:
-                logger.error("the shutdown hook %s.%s failed: %s", self._service.name, name, blame(error))
-                errors.append(error)
+    async def _run_shutdown_hook(self, instance: object, name: str, errors: list[BaseException]) -> None:
+        limit = asyncio.timeout(self._shutdown_hook_s)
+        try:
+            async with limit:
+                await run_hook(instance, name)
+        except Exception as error:
+            failure = DynamoError(f"it took more than {self._shutdown_hook_s:g} s") if limit.expired() else error
+            logger.error("the shutdown hook %s.%s failed: %s", self._service.name, name, blame(failure))
+            errors.append(failure)
 
     async def _fill_context(self) -> None:
         clear_context()

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 #: How long threads that the user's code has left may go on when the worker has ended.
 THREADS_GRACE_S = 2.0
-#: How long a worker that is replaced may still be called by those who have not heard that it has unregistered.
+#: How long what the user's code has registered with `atexit` may take, all of it together.
+ATEXIT_GRACE_S = 5.0
+#: How long a worker that others stand in for may still be called by those who have not heard that it has unregistered.
 LINGER_S = 0.5
 
 
@@ -97,12 +99,21 @@ async def _serve(service: Service[object], arguments: Arguments, status: StatusP
     from dynamo.sdk._runner import ServiceRunner
 
     loop = asyncio.get_running_loop()
-    ending, retiring = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ending.set)
-    status.on_retire = partial(loop.call_soon_threadsafe, retiring.set)
+    ending, leaving = asyncio.Event(), asyncio.Event()  # now, and as soon as nobody can be about to call
+
+    def end() -> None:
+        ending.set()
+        leaving.set()
+
+    def own_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, end)
+
+    own_signals()
+    status.on_retire = partial(loop.call_soon_threadsafe, leaving.set)
     async with DistributedRuntime() as runtime:
-        runtime.primary_token().add_callback(ending.set)
+        runtime.primary_token().add_callback(end)
         runner = ServiceRunner(
             service,
             runtime,
@@ -111,12 +122,14 @@ async def _serve(service: Service[object], arguments: Arguments, status: StatusP
             report=lambda phase: status.send(Starting(phase)),
         )
         try:
-            if await _unless(ending, runner.start()):
+            if await _unless(leaving, runner.start()):
+                own_signals()  # an engine may have set handlers of its own, which end the process where it stands
                 status.send(Ready())
                 settle()
-                if await _unless(ending, retiring.wait()):
-                    await runner.withdraw()
-                    await _unless(ending, asyncio.sleep(LINGER_S))
+                await leaving.wait()
+            if not ending.is_set():
+                await runner.withdraw()
+                await _unless(ending, asyncio.sleep(LINGER_S))
         except BaseException:
             with contextlib.suppress(Exception):  # stop() has logged it, and what start() raised says more
                 await runner.stop()
@@ -177,7 +190,15 @@ def _leave(exit_status: int) -> NoReturn:
     if left := [thread.name for thread in threads if thread.is_alive()]:
         print(f"ending without threads that do not end: {', '.join(left)}", file=sys.stderr, flush=True)
         os._exit(exit_status)
+    bound = threading.Timer(ATEXIT_GRACE_S, _leave_atexit, [exit_status])
+    bound.daemon = True
+    bound.start()
     sys.exit(exit_status)
+
+
+def _leave_atexit(exit_status: int) -> None:
+    print("ending without functions of atexit that do not end", file=sys.stderr, flush=True)
+    os._exit(exit_status)
 
 
 if __name__ == "__main__":
