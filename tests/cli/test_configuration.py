@@ -177,7 +177,7 @@ class Needy:
         (
             None,
             ["--Needy.model_name=m", "--Needy.ServiceArgs.workers=-1"],
-            "--Needy.ServiceArgs.workers: Input should be",
+            "--Needy.ServiceArgs.workers: must be at least 1, not -1",
         ),
     ],
 )

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of
 
+from dynamo.cli._serve import OverridableCommand, split_overrides
 from dynamo.runtime import DistributedRuntime
 
 GRAPH = """
@@ -106,6 +108,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# The command line.
+
+
+@pytest.mark.parametrize("unfinished", [["--A.b"], ["--A.b", "="], ["--A.b", "--host"]])
+def test_a_line_that_is_being_typed_may_end_in_an_unfinished_override(unfinished: list[str]) -> None:
+    context = typer.Context(OverridableCommand("serve"), resilient_parsing=True)
+    assert split_overrides(context, ["g:F", *unfinished]) == (["g:F"], [])
+
+
 # Ready.
 
 
@@ -177,7 +188,11 @@ async def test_an_address_that_others_reach_needs_a_flag(serve: Serve, graph: Pa
             2,
             "error: Service ZZ not found: graph:Frontend has Frontend, Backend",
         ),
-        (["raises:Frontend"], 1, "error: Failed to import module \"raises\": KeyError: 'missing' (raises.py:2)"),
+        (
+            ["raises:Frontend"],
+            1,
+            "error: Failed to import module \"raises\": KeyError: 'missing' is not set in the environment; set it",
+        ),
         (
             ["graph:Frontend", "--host", "192.0.2.1", "--insecure"],
             1,
@@ -261,7 +276,7 @@ async def test_a_wrong_log_level_is_named(serve: Serve, graph: Path) -> None:
 
 async def test_two_services_of_one_port_are_named(serve: Serve, graph: Path) -> None:
     serving = await serve("graph:Admin")
-    assert await serving.exit_status() == 1
+    assert await serving.exit_status() == 2
     assert serving.err == [
         "error: Admin and Frontend would both listen on http://127.0.0.1:8000; set another Frontend.port"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,20 @@ async def test_ctrl_c_while_a_graph_is_imported_ends_everything(serve: Serve, tm
     await all_gone(pids)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_any_signal_while_a_graph_is_imported_ends_everything(
+    serve: Serve, tmp_path: Path, number: signal.Signals
+) -> None:
+    write(tmp_path, before="print('importing')\ntime.sleep(600)")
+    serving = await serve("graph:Other")
+    await serving.line("importing")
+    pids = serving.worker_pids()
+    serving.process.send_signal(number)
+    assert await serving.exit_status() == 130  # not by the signal, which process 1 of a container would not hear
+    assert serving.err == []
+    await all_gone(pids)
+
+
 async def test_an_importing_process_ends_when_its_parent_is_killed(serve: Serve, tmp_path: Path) -> None:
     write(tmp_path, before="print('importing')\ntime.sleep(600)")
     serving = await serve("graph:Other")
@@ -113,6 +128,15 @@ async def test_threads_that_do_not_end_do_not_hold_a_worker(serve: Serve, tmp_pa
 
 
 # What is wrong, in one line.
+
+
+async def test_a_failed_worker_ends_although_its_atexit_does_not(serve: Serve, tmp_path: Path) -> None:
+    failing = "@service\nclass Failing:\n    def __init__(self):\n        raise ValueError('no such model')"
+    write(tmp_path, before="import atexit; atexit.register(time.sleep, 600)", after=failing)
+    serving = await serve("graph:Failing")
+    assert await serving.exit_status() == 1
+    assert "[Failing:1] ending without functions of atexit that do not end" in serving.err
+    assert re.match(r"error: Failing:1 failed to start: ValueError: no such model", serving.err[-1])
 
 
 async def test_a_parameter_without_a_value_is_named_once(serve: Serve, tmp_path: Path) -> None:
@@ -189,3 +213,37 @@ async def test_an_argument_that_is_not_utf8_is_named_as_it_can_be(serve: Serve, 
     serving = await serve("graph:Worker", "--\udcff.x=1", "--Work\udcff.x=1")
     assert await serving.exit_status() == 2
     assert r"\udcff" in serving.text
+
+
+GONE = "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+NO_SIGCHLD = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "err"),
+    [
+        (GONE, 2, "error: the working directory . cannot be used: No such file or directory\n"),
+        (NO_SIGCHLD, 1, "error: importing graph:Other ended the process that did it: ended with status 3\n"),
+    ],
+)
+async def test_what_its_parent_has_left_it_is_coped_with(tmp_path: Path, first: str, status: int, err: str) -> None:
+    write(tmp_path, before="os._exit(3)")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        f"import os, signal, sys; {first}; os.execv(sys.executable, sys.argv[1:])",
+        *(sys.executable, "-m", "dynamo.cli", "serve", "graph:Other"),
+        cwd=tmp_path,
+        env=environment_of(tmp_path / "discovery"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        _, text = await process.communicate()
+    assert (process.returncode, text.decode()) == (status, err)
+
+
+async def test_a_fixed_system_port_and_reloads_exclude_each_other(serve: Serve, tmp_path: Path) -> None:
+    write(tmp_path)
+    serving = await serve("graph:Other", "--reload", DYN_SYSTEM_PORT="9090")
+    assert await serving.exit_status() == 2
+    assert re.match(r"error: --reload .* cannot share the port 9090 .* set DYN_SYSTEM_PORT=0", serving.err[0])

@@ -170,6 +170,22 @@ async def test_another_edit_starts_the_reload_again(serve: Serve, graph: Path) -
     await all_gone([waiting])
 
 
+async def test_workers_that_do_not_even_read_are_replaced(serve: Serve, graph: Path) -> None:
+    serving = await serve("graph:Frontend", "--port", "0", "--reload")
+    await serving.ready()
+    old = serving.workers()
+    for pid in old.values():
+        os.kill(pid, signal.SIGSTOP)
+    edit(graph, EDITED)
+    await serving.line("^reloaded in")
+    serving.interrupt()
+    await serving.line("^stopping")
+    serving.interrupt()  # kills them: what was written to them is unread
+    assert await serving.exit_status() == 130
+    assert serving.err == []
+    await all_gone(list(old.values()))
+
+
 async def test_ctrl_c_while_it_reloads_leaves_nothing(serve: Serve, graph: Path) -> None:
     serving = await serve("graph:Frontend", "--port", "0", "--reload")
     await serving.ready()
@@ -221,8 +237,10 @@ async def test_an_edit_of_the_configuration_reloads_wherever_it_lies(
     await serving.line(r"^reloaded in .*: Frontend at .*, Backend x2$")
 
 
-async def test_services_and_ports_may_come_and_go(serve: Serve, graph: Path) -> None:
-    serving = await serve("graph:Frontend", "--port", "0", "--reload")
+async def test_services_and_ports_may_come_and_go(serve: Serve, graph: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("Frontend: {port: 0}\n")
+    serving = await serve("graph:Frontend", "--reload", "-f", str(config))
     await serving.ready()
     old = serving.workers()
     lines = GRAPH.replace("class Backend", "class Other").replace("depends(Backend)", "depends(Other)")
@@ -232,7 +250,8 @@ async def test_services_and_ports_may_come_and_go(serve: Serve, graph: Path) -> 
     lines = lines.replace("    @api", "    admin = depends(Admin)\n    @api", 1)
     head, marker, rest = lines.partition("@service")
     edit(graph, head + admin + marker + rest)
-    reloaded = await serving.line(r"^error: not reloaded|^reloaded in .*: Frontend at (\S+), Other, Admin at (\S+)$")
+    edit(config, "Frontend: {port: 0}\nAdmin: {port: 0}\n")
+    reloaded = await serving.line(r"^reloaded in .*: Frontend at (\S+), Other, Admin at (\S+)$")
     async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
         await until(client, reloaded[1], "one one none")
         assert (await client.post(f"{reloaded[2]}/ping")).json() == "pong"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from dynamo._core.errors import ConfigError
 from dynamo.runtime import Annotated as AnnotatedItem
 from dynamo.runtime import HandlerError
 from dynamo.sdk import depends, dynamo_endpoint, service, service_of
+from dynamo.sdk._annotations import answer_type
 from dynamo.sdk._graph import check
+from dynamo.sdk._payload import reader_of
 from dynamo.sdk._proxy import ServiceProxy
 
 
@@ -276,6 +279,28 @@ async def test_an_endpoint_without_annotation_answers_as_what_it_overrides(
     await proxy.close()
 
 
+# Older code names the kinds of `typing` with nothing in brackets, and JSON by an alias that names itself.
+
+Json = typing.Union[str, int, None, list["Json"], dict[str, "Json"]]  # noqa: UP007
+Models = typing.Union[Reply, list["Models"]]  # noqa: UP007
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        *map(typing.__dict__.get, ("AsyncIterator", "AsyncGenerator", "Iterator", "Generator", "Awaitable")),
+        *map(typing.__dict__.get, ("Coroutine", "Dict", "List", "Mapping", "Sequence", "Iterable")),
+        Json, AsyncIterator[Json], list["Json"], "Json",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_annotation_that_says_nothing_of_the_items_lets_them_pass(annotation: object) -> None:
+    def method(self: object, request: object) -> object: ...
+
+    method.__annotations__["return"] = annotation
+    assert reader_of(answer_type(method)) is None
+
+
 # Types that cannot work are refused before anything starts.
 
 
@@ -292,6 +317,7 @@ async def unresolved(self: object, request: str) -> Nowhere: ...  # type: ignore
 async def unresolved_item(self: object, request: str) -> AsyncIterator[Nowhere]: ...  # type: ignore[name-defined, empty-body]  # noqa: F821
 async def abstract(self: object, request: str) -> Shape: ...  # type: ignore[empty-body]
 async def abstract_request(self: object, request: list[Shape] | None) -> None: ...
+async def recursive(self: object, request: str) -> Models: ...  # type: ignore[empty-body]
 async def no_data(self: object, request: str) -> NoData: ...  # type: ignore[empty-body]
 async def no_data_request(self: object, request: NoData) -> None: ...
 
@@ -303,6 +329,7 @@ async def no_data_request(self: object, request: NoData) -> None: ...
         (unresolved_item, "the type 'AsyncIterator[Nowhere]' that it returns is unknown at run time"),
         (abstract, "abstract: the type that it returns will not do: Shape is abstract, so nothing can be one"),
         (abstract_request, "abstract_request: the type of 'request' will not do: Shape is abstract"),
+        (recursive, "that it returns will not do: Union[Reply, list[ForwardRef('Models')]] contains itself; write a"),
         (no_data, "no_data: the type that it returns will not do: NoData cannot be made of JSON; use a pydantic model"),
         (no_data_request, "no_data_request: the type of 'request' will not do: NoData cannot be made of JSON"),
     ],

@@ -42,6 +42,10 @@ class Needy:
     def __init__(self, model: str, *rest: str, size: int = 1, **more: str) -> None: ...
 
 
+class Misspelt:
+    def __init__(self, model_name: str) -> None: ...
+
+
 def arguments(inner: type, section: Section, **others: Section) -> dict[str, object]:
     return configured_arguments("S", inner, {"S": section, **others})
 
@@ -128,6 +132,11 @@ def test_a_parameter_without_a_value_is_named_with_how_to_set_it() -> None:
     assert arguments(Needy, {"model": "m"}) == {"model": "m"}
     with pytest.raises(DynamoError, match=r"^S cannot be built without 'model': set it with --S\.model=VALUE$"):
         arguments(Needy, {})
+
+
+def test_a_parameter_that_seems_to_be_there_misspelt_is_told_where_it_stands() -> None:
+    problems = constructor_problems("S", constructor_of(Misspelt), {"S": {"modl-name": "m"}})
+    assert problems == [(("S", "modl-name"), "S cannot be built without 'model_name'; is it meant by this key?")]
 
 
 def test_a_parameter_that_no_configuration_can_fill_is_named() -> None:

@@ -84,6 +84,17 @@ def test_in_a_deployment_every_worker_sees_every_device() -> None:
             "LLM wants 1 GPU for its worker, but CUDA_VISIBLE_DEVICES= has none: lower resources.gpu, or set "
             "DYN_DISABLE_AUTO_GPU_ALLOCATION=1 to leave the GPUs to the services",
         ),
+        (
+            ("LLM", 2, 1),
+            "1,x,2",
+            "LLM wants 1 GPU for each of its 2 workers, but of the 1 that CUDA_VISIBLE_DEVICES=1,x,2 has, 0 are left "
+            "for worker 2, as 'x' is no device and ends the list: run fewer workers, ",
+        ),
+        (
+            ("LLM", 1, 1),
+            "all",
+            "LLM wants 1 GPU for its worker, but CUDA_VISIBLE_DEVICES=all has none, as 'all' is no device and ends",
+        ),
         (("LLM", 2, 0.6), "7", "LLM wants 0.6 of a GPU for each of its 2 workers, but none of the 1 that "),
     ],
 )

@@ -127,6 +127,8 @@ LINE = (HEAD + CALLER).count("\n")  # of the first line of the body
         ("await self.worker.get_endpoint('generat')", "no endpoint 'generat'; did you mean 'generate'?"),
         ("[x async for x in self.worker.generat(request)]", "Worker has no endpoint 'generat'"),
         ("call = lambda: self.worker.generat", "Worker has no endpoint 'generat'"),
+        ("if request.text: self.worker.generat(request)", "Worker has no endpoint 'generat'"),
+        ("with contextlib.suppress(KeyError): self.worker.generat(request)", "Worker has no endpoint 'generat'"),
     ],
 )
 def test_a_call_of_no_endpoint_is_named_with_its_line(load: Load, line: str, message: str) -> None:
@@ -134,6 +136,13 @@ def test_a_call_of_no_endpoint_is_named_with_its_line(load: Load, line: str, mes
         outline(load(calling(line)))
     assert str(raised.value).startswith(f"graph.py:{LINE}: Caller.ask calls worker.")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("caught", ["KeyError", "Exception as error"])
+def test_a_call_whose_failure_is_passed_on_is_named(load: Load, caught: str) -> None:
+    text = calling("try:", "    self.worker.generat(request)", f"except {caught}:", "    print()", "    raise")
+    with pytest.raises(DynamoError, match="Worker has no endpoint 'generat'"):
+        outline(load(text))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,9 @@ def test_a_request_that_lacks_a_field_is_named_with_its_line(load: Load, line: s
         ["match self.worker:", "    case Text():", "        self.worker.other()"],
         ["try:", "    self.worker.other()", "except (KeyError, AttributeError):", "    pass"],
         ["try:", "    self.worker.other()", "except:", "    pass"],
+        ["try:", "    self.worker.other()", "except Exception as error:", "    print(error)"],
         ["with contextlib.suppress(AttributeError):", "    self.worker.other()"],
+        ["with contextlib.suppress(Exception):", "    self.worker.other()"],
         ["self.worker = Any", "self.worker.other()"],
         ["self.worker.other = 1", "self.worker.other()"],
         ["self.__dict__.update(worker=5)", "self.worker.other()"],
@@ -217,6 +228,7 @@ def test_what_may_be_meant_is_passed_over(load: Load, body: list[str]) -> None:
         ("text: str", "model_config = ConfigDict(alias_generator=str.lower)\n    TEXT: str"),
         ("text: str\n    @computed_field\n    def prompt(self) -> str: return ''", "prompt: str"),
         ("text: str\n    @model_serializer\n    def dump(self): return {'prompt': ''}", "prompt: str"),
+        ("text: str\n    def __new__(cls, **data): return Any", "prompt: str"),
         ("text: str\n    def model_dump(self, **keywords): return {'prompt': ''}", "prompt: str"),
         (
             "text: str",
@@ -385,6 +397,30 @@ class Caller:
     del sys.modules["graph"]
     with pytest.raises(DynamoError, match="Worker has no endpoint 'extra'"):
         outline(load(text))
+
+
+def test_what_is_called_on_a_condition_may_be_for_another_service_that_is_linked(load: Load) -> None:
+    text = """
+@service
+class Plain(Worker): ...
+
+
+@service
+class Caller:
+    worker = depends(Worker)
+    def __init__(self, special: bool = False): self.special = special
+    @endpoint
+    async def ask(self, request):
+        if self.special:
+            return await self.worker.extra(request)
+        return await self.worker.generate(request)
+"""
+    outline(load(text + "\nCaller.link(Plain)\n"))
+
+
+def test_a_class_that_decides_itself_what_its_attributes_are_is_believed(load: Load) -> None:
+    text = calling("return self.worker.other()")
+    outline(load(text + "    def __getattribute__(self, name): return object.__getattribute__(self, name)\n"))
 
 
 def test_a_file_that_changed_after_its_import_is_not_believed(load: Load) -> None:

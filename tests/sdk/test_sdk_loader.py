@@ -97,6 +97,19 @@ def test_a_bad_import_string_says_why(write: Write, import_string: str, message:
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["graph.v2", "v1.0/graph"])
+def test_a_file_with_a_dot_in_its_path_is_no_module(write: Write, name: str) -> None:
+    directory = write(name, GRAPH)
+    with pytest.raises(BadGraph, match=f'"{name}.py" cannot be imported: a dot is for packages; rename the'):
+        load_service(f"{name}.py:Frontend", directory)
+
+
+def test_a_file_with_the_name_of_a_module_that_is_there_already_is_not_taken_for_it(write: Write) -> None:
+    directory = write("random", GRAPH)
+    with pytest.raises(BadGraph, match=r'"random.py" has the name of another module, random, which is imported'):
+        load_service("random.py:Frontend", directory)
+
+
 def test_several_roots_need_a_choice(write: Write) -> None:
     directory = write("graph_two", GRAPH + "\n@service\nclass Other(Backend): ...\n")
     with pytest.raises(BadGraph, match=r"Multiple root services found in module 'graph_two': \['Frontend', 'Other'\]"):

@@ -91,15 +91,15 @@ def test_the_options_of_dynamo_may_be_an_object() -> None:
         ({"resource": {"gpu": 1}}, "unknown keyword 'resource'; did you mean 'resources'?"),
         ({"dynamo": {"namespce": "x"}}, "dynamo: unknown key 'namespce'; did you mean 'namespace'?"),
         ({"resources": {"gpus": 1}}, "resources: unknown key 'gpus'; did you mean 'gpu'?"),
-        ({"workers": "abc"}, "workers: Input should be a valid integer"),
-        ({"workers": 0}, "workers: Input should be greater than or equal to 1"),
+        ({"workers": "abc"}, "workers: must be a whole number, not 'abc'"),
+        ({"workers": 0}, "workers: must be at least 1, not 0"),
         ({"workers": True}, "workers: must be a whole number"),
-        ({"resources": {"gpu": -1}}, "resources.gpu: Input should be greater than or equal to 0"),
+        ({"resources": {"gpu": -1}}, "resources.gpu: must be at least 0, not -1.0"),
         ({"resources": {"gpu": 1.5}}, "resources.gpu: 1.5 is not supported"),
         ({"resources": {"cpu": "many"}}, "Invalid CPU format: many"),
         ({"resources": {"memory": "20GB"}}, "Invalid Memory format: 20GB"),
         ({"dynamo": {"namespace": "a b"}}, "'a b' is not a valid name"),
-        ({"traffic": {"timeout": 0}}, "traffic.timeout: Input should be greater than 0"),
+        ({"traffic": {"timeout": 0}}, "traffic.timeout: must be more than 0, not 0"),
         ({"envs": [{"name": "A"}]}, "envs: each entry must be a mapping of name and value"),
         ({"app": object()}, "app must be a FastAPI application, got object"),
     ],
@@ -333,6 +333,23 @@ def test_a_plain_subclass_of_a_service_has_its_edges_in_a_test() -> None:
 
     with pytest.raises(RuntimeError, match=r"Asking.bare works in a running service; in a test, set the attribute"):
         Spy().bare  # noqa: B018
+
+
+def test_one_depends_for_two_attributes_is_refused() -> None:
+    shared = depends(Bare)
+
+    class First:
+        one = shared
+
+    assert service(First).edges() == {"one": service_of(Bare)}
+
+    class Second:
+        two = shared
+
+    message = r"^Second.two is the same depends\(Bare\) as another attribute, one; write depends\(Bare\) for each$"
+    with pytest.raises(TypeError, match=message):
+        service(Second)
+    assert service_of(First).edges() == {"one": service_of(Bare)}
 
 
 def test_a_dependency_may_be_put_on_the_class_after_its_body() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.sdk.fake_worker import FakeWorker
 
 from dynamo.sdk._slot import Backoff, Loss, RestartPolicy, Slot
-from dynamo.sdk._status import Ready, Report, Starting
 
 POLICY = RestartPolicy(first_delay_s=0.5, delay_s_max=30.0, steady_s=60.0, failed_starts_max=5)
 SWIFT = RestartPolicy(first_delay_s=0.0, failed_starts_max=3)
@@ -75,46 +75,6 @@ def test_no_delay_is_longer_than_the_longest_nor_shorter_than_the_first(ready_fo
 
 
 # The place.
-
-
-class FakeWorker:
-    """A process that does what the test says."""
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-        self.report: Report = Starting("waiting")
-        self.ended = asyncio.Event()
-        self.exit_status: int | None = None
-        self.how_it_ended = "killed by SIGKILL"
-        self.is_done = False
-        self._end = asyncio.Event()
-
-    @property
-    def is_ready(self) -> bool:
-        return isinstance(self.report, Ready) and not self.ended.is_set()
-
-    @property
-    def has_stopped(self) -> bool:
-        return self.ended.is_set()
-
-    async def run(self) -> None:
-        await self._end.wait()
-        self.exit_status = 0 if self.is_done else -9
-        self.ended.set()
-        self._on_change()
-
-    def become_ready(self) -> None:
-        self.report = Ready()
-        self._on_change()
-
-    def terminate(self) -> None:
-        self._end.set()
-
-    def retire(self) -> None:
-        self._end.set()
-
-    def kill(self) -> None:
-        self._end.set()
 
 
 class Place:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,16 @@ import typer
 from typer.core import TyperCommand
 
 from dynamo._core.errors import ConfigError
-from dynamo.cli._serve_plan import Wanted, runner_map
+from dynamo.cli._serve_plan import Wanted, check_reload, depends_variables
 from dynamo.sdk._console import Console
 from dynamo.sdk._edits import follow_edits
 from dynamo.sdk._effective import show
+from dynamo.sdk._end_signals import unless_ended
 from dynamo.sdk._json_console import JsonConsole
 from dynamo.sdk._orphans import Family
-from dynamo.sdk._plan import WrongUsage
+from dynamo.sdk._plan import Plan, WrongUsage
 from dynamo.sdk._slot import RestartPolicy
-from dynamo.sdk._supervisor import FAILED, Reloading, Supervision, supervise
+from dynamo.sdk._supervisor import FAILED, INTERRUPTED, OK, Reloading, Supervision, supervise
 
 USAGE = 2
 
@@ -65,6 +67,8 @@ def split_overrides(ctx: typer.Context | None, args: list[str]) -> tuple[list[st
             value = next(remaining, None)
             value = next(remaining, None) if value == "=" else value
             if value is None or value.startswith("--"):
+                if ctx is not None and ctx.resilient_parsing:
+                    continue  # a shell completes the line that is being typed
                 raise typer.BadParameter(f"--{match['path']} needs a value: write --{match['path']}=VALUE", ctx=ctx)
         overrides.append(f"{match['path']}={value}")
     return rest, overrides
@@ -174,21 +178,20 @@ def serve(
     have begun are finished by them.
 
     The exit status is 0 after an orderly end, 1 after a failure, 2 if the command line or the configuration
-    is wrong and 130 after a second Ctrl-C, or the first one while the graph is imported.
+    is wrong and 130 after a second Ctrl-C or SIGTERM, or the first one while the graph is imported.
     """
     began = time.monotonic()
     console = (JsonConsole if log_format is LogFormat.json else Console).standard()
-    folder, config = str(working_dir.resolve()), None if config_file is None else str(config_file)
+    config = None if config_file is None else str(config_file)
     watched = None if config_file is None else str(config_file.resolve())
-    wanted = Wanted(graph, folder, config, ctx.obj, host, port, insecure, service_name, verbose, dict(os.environ))
     family = Family.adopting()
     try:
-        environment = {**os.environ, **runner_map(depends or []), **_worker_variables(log_format, reload)}
+        folder = _resolved(working_dir)
+        wanted = Wanted(graph, folder, config, ctx.obj, host, port, insecure, service_name, verbose, dict(os.environ))
+        environment = {**os.environ, **depends_variables(depends or []), **_worker_variables(log_format, reload)}
+        if reload:
+            check_reload(environment)
         read = partial(wanted.plan, console, family, environment)
-        plan = asyncio.run(read())
-        if dry_run:
-            show(plan, console)
-            return
         how = Supervision(
             environment,
             restart=RestartPolicy() if restart else None,
@@ -197,11 +200,29 @@ def serve(
             verbose=verbose,
             family=family,
         )
-        status = asyncio.run(supervise(plan, console, how))
+        status = asyncio.run(_serve(read, console, how, dry_run=dry_run))
     except ConfigError as error:
         console.error(error.message)
         raise typer.Exit(USAGE if isinstance(error, WrongUsage) else FAILED) from None
     raise typer.Exit(status)
+
+
+async def _serve(read: Callable[[], Awaitable[Plan]], console: Console, how: Supervision, *, dry_run: bool) -> int:
+    """Return the exit status."""
+    plan = await unless_ended(read())
+    if plan is None:
+        return INTERRUPTED
+    if dry_run:
+        show(plan, console)
+        return OK
+    return await supervise(plan, console, how)
+
+
+def _resolved(working_dir: Path) -> str:
+    try:
+        return str(working_dir.resolve())
+    except OSError as error:  # the current one may have been deleted
+        raise WrongUsage(f"the working directory {working_dir} cannot be used: {error.strerror or error}") from error
 
 
 def _worker_variables(log_format: LogFormat, reload: bool) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
+from dynamo.runtime._system import system_settings
 from dynamo.sdk._config import MergedConfig, merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._importing import read_outline
@@ -32,14 +33,14 @@ class Wanted:
     #: Of the command; its configuration is a layer of the whole one.
     environment: Mapping[str, str]
 
-    async def plan(self, console: Console, family: Family, environment: Mapping[str, str]) -> Plan:
+    async def plan(self, console: Console, family: Family, import_environment: Mapping[str, str]) -> Plan:
         """Read the configuration and the graph, and decide what runs. Raises `ConfigError` for what cannot work.
 
-        `environment` is for the process that imports the graph.
+        `import_environment` is for the process that imports the graph, beside the configuration.
         """
         config = self._config()
-        environment = {**environment, ENVIRONMENT_VARIABLE: json.dumps(config)}
-        outline = await read_outline(self.graph, self.working_dir, console, environment, family, verbose=self.verbose)
+        variables = {**import_environment, ENVIRONMENT_VARIABLE: json.dumps(config)}
+        outline = await read_outline(self.graph, self.working_dir, console, variables, family, verbose=self.verbose)
         plan = make_plan(
             self.graph,
             self.working_dir,
@@ -62,7 +63,17 @@ class Wanted:
             raise WrongUsage(error.message) from error
 
 
-def runner_map(depends: Sequence[str]) -> dict[str, str]:
+def check_reload(environment: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if the environment has what old and new processes cannot have side by side."""
+    system = system_settings(environment)
+    if system is not None and system.port:
+        raise WrongUsage(
+            f"--reload starts new processes beside the old ones, which cannot share the port {system.port} of the "
+            "system server: set DYN_SYSTEM_PORT=0, which takes a free port for each"
+        )
+
+
+def depends_variables(depends: Sequence[str]) -> dict[str, str]:
     """The variable that says which services run elsewhere. Raises `WrongUsage`."""
     try:
         return {RUNNER_MAP_VARIABLE: json.dumps(parse_depends(depends))} if depends else {}

@@ -40,7 +40,7 @@ def answer_type(function: Callable[..., object]) -> object:
 
 def _item_type(answer: object, streams: tuple[object, ...]) -> object:
     origin, arguments = get_origin(answer), get_args(answer)
-    if answer in streams:
+    if not arguments and (origin or answer) in (*streams, Awaitable, Coroutine):
         return Any
     if origin in streams:
         return arguments[0]

@@ -30,6 +30,8 @@ def check_calls(service: Service[object]) -> None:
     targets = service.edges()
     for use in uses_of(service.inner, targets):
         target = targets[use.dependency]
+        if use.is_conditional and target is not service.dependencies[use.dependency].on:
+            continue  # it may be there for another service that can be linked
         if use.name == "get_endpoint":
             _check_name(service, target, use)
         elif not use.name.startswith("_") and not hasattr(ServiceProxy, use.name):

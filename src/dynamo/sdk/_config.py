@@ -115,7 +115,7 @@ def parse_override(override: str) -> Section:
     path, _, text = override.partition("=")
     keys = path.split(".")
     if len(keys) < 2 or not all(keys):
-        raise ConfigError(f"--{override}: an override is written --Service.key=value")
+        raise ConfigError(f"--{path}: an override is written --Service.key=value")
     is_text = len(keys) > 3 and keys[1] == SERVICE_ARGS and keys[2] in _TEXTS
     value: Json = text if is_text else parse_value(text)
     for key in reversed(keys):

@@ -110,7 +110,8 @@ def constructor_problems(
     problems: list[tuple[KeyPath, str]] = []
     given: dict[str, KeyPath] = {}
     parameters = {parameter.name: parameter for parameter in constructor.parameters}
-    for key, (path, value) in values_of(config, name).items():
+    values = values_of(config, name)
+    for key, (path, value) in values.items():
         parameter = parameters.get(key.replace("-", "_"))
         if parameter is None:
             continue
@@ -121,10 +122,15 @@ def constructor_problems(
             wanted = " or ".join(parameter.kinds)
             problems.append((path, f"must be {wanted}, not {shown(key, value)}{quoted}"))
         given[parameter.name] = path
+    alike = {meant: key for key, meant in misspelt(list(values), constructor)}
     for parameter in constructor.parameters:
-        if parameter.default is None and parameter.name not in given:
-            option = f"--{name}.{parameter.name}=VALUE"
-            problems.append(((), f"{name} cannot be built without {parameter.name!r}: set it with {option}"))
+        if parameter.default is not None or parameter.name in given:
+            continue
+        without = f"{name} cannot be built without {parameter.name!r}"
+        if parameter.name in alike:
+            problems.append((values[alike[parameter.name]][0], f"{without}; is it meant by this key?"))
+        else:
+            problems.append(((), f"{without}: set it with --{name}.{parameter.name}=VALUE"))
     return problems
 
 

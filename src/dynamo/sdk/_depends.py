@@ -33,7 +33,7 @@ class Dependency(Generic[T]):
         self.caller: ServiceProxy | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name = self.name or name  # a second one is told when the class is decorated
 
     if not TYPE_CHECKING:  # which knows that there is nothing else
 

@@ -51,11 +51,11 @@ class Generation:
         }
         self._slots = [slot for slots in self._slots_of.values() for slot in slots]
         # The mutable state: the tasks that fill the slots, whether all is to end at once, why it cannot go
-        # on, and what was told, so that what makes several workers end is told once.
+        # on, and what was told, by whom, so that what makes several workers end is told once.
         self._tasks: list[asyncio.Task[None]] = []
         self._forced = False
         self._failure: str | None = None
-        self._told: set[str] = set()
+        self._told: dict[Slot, str] = {}
 
     def _slot(self, service: PlannedService, number: int, policy: RestartPolicy | None) -> Slot:
         return Slot(service.name, number, lambda on_change: self._launch(service, number, on_change), self, policy)
@@ -71,13 +71,13 @@ class Generation:
         clock = asyncio.get_running_loop().time
         deadline = clock() + START_TIMEOUT_S
         quiet_until, progress_at = began + QUIET_START_S, clock() + PROGRESS_S
-        told: set[str] = set()
+        told_ready: set[str] = set()
         while not all(slot.is_ready for slot in self._slots):
             await self._raise_failed_start(deadline)
             if clock() > deadline:
                 raise ConfigError(f"not ready after {START_TIMEOUT_S:.0f} s: {self._waiting_for()}")
             if clock() >= quiet_until:
-                self._tell_ready_services(told)
+                self._tell_ready_services(told_ready)
             if clock() >= progress_at:
                 progress_at = clock() + PROGRESS_S
                 self._console.say(f"still starting: {self._waiting_for()}")
@@ -89,7 +89,7 @@ class Generation:
         for slot in self._slots:
             if not slot.runs or isinstance(slot.worker.report, Failed):
                 await self._until_ended([slot], deadline)  # so that all it prints stands before our line
-                self._told.add(slot.worker.how_it_ended)
+                self._told[slot] = slot.worker.how_it_ended
                 raise ConfigError(f"{slot.label} failed to start: {slot.worker.how_it_ended}")
 
     def _tell_ready_services(self, told: set[str]) -> None:
@@ -119,7 +119,7 @@ class Generation:
     def lost(self, slot: Slot, loss: Loss) -> None:
         if not slot.in_service:
             return  # `start` tells it
-        self._told.add(loss.how)
+        self._told[slot] = loss.how
         peers = self._slots_of[slot.name]
         if all(peer.is_over for peer in peers):
             self._failure = f"{_what_happened(slot, loss)} and {slot.name} has no worker left"
@@ -140,17 +140,18 @@ class Generation:
     async def stop(self, replaced: Collection[str] = ()) -> bool:
         """End the workers, callers first. True if each of them ended by itself, and well.
 
-        The services that are named in `replaced` are served by others now: their workers do not wait for those
+        The services that are named in `replaced` are served by others, too: their workers do not wait for those
         that call them, but unregister at once.
         """
         deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
         running = [slot for slot in self._slots if slot.runs]
         unready = [slot for slot in self._slots if not slot.is_ready]
-        for slot in unready:
-            slot.stop()
-        retiring = [slot for slot in self._slots if slot.name in replaced and slot not in unready]
+        retiring = [slot for slot in self._slots if slot.name in replaced]
         for slot in retiring:
             slot.retire()
+        for slot in unready:
+            if slot not in retiring:
+                slot.stop()
         await self._until(partial(_have_stopped, retiring), deadline)
         for group in reversed(self.plan.callees_first):
             slots = [slot for name in group for slot in self._slots_of[name] if slot not in unready]
@@ -173,7 +174,7 @@ class Generation:
         if was_unready and status == -signal.SIGKILL:
             self._console.warn(f"{slot.label} was still starting and did not end by itself")
             return True
-        if slot.worker.how_it_ended not in self._told:
+        if slot.worker.how_it_ended not in self._told.values():
             self._console.error(f"{slot.label} did not end well: {slot.worker.how_it_ended}")
         return False
 
@@ -202,7 +203,8 @@ class Generation:
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # `wait_for` forgets a cancellation that comes as it ends
+                await self._changed.wait()
         except TimeoutError:
             return
         self._changed.clear()

@@ -47,7 +47,14 @@ class Devices:
 
     ids: tuple[str, ...]
     origin: str = "this machine"
-    warnings: tuple[str, ...] = ()
+    #: The entry at which a list ends early, because it is no device.
+    cut: str | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.cut is None:
+            return ()
+        return (f"{self.origin}: {self.cut!r} is no device, so CUDA ignores it and all that follows",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,8 @@ def _too_few(request: GpuRequest, number: int, left: int, devices: Devices) -> C
         what = f"none of the {len(devices.ids)} that {devices.origin} has can hold worker {number}"
     else:
         what = f"of the {len(devices.ids)} that {devices.origin} has, {left} are left for worker {number}"
+    if devices.cut is not None:
+        what += f", as {devices.cut!r} is no device and ends the list"
     advice = f"lower resources.gpu, or set {DISABLE}=1 to leave the GPUs to the services"
     if request.workers > 1:
         advice = f"run fewer workers, {advice}"
@@ -137,8 +146,7 @@ def named_devices(text: str) -> Devices:
     ignored = entries[len(ids) :]
     if not ignored or ignored == ["-1"] or entries == [""]:
         return Devices(tuple(ids), origin)
-    warning = f"{origin}: {ignored[0]!r} is no device, so CUDA ignores it and all that follows"
-    return Devices(tuple(ids), origin, (warning,))
+    return Devices(tuple(ids), origin, ignored[0])
 
 
 def machine_devices(command: Sequence[str] = ("nvidia-smi", "-L"), driver_gpus: str = _DRIVER_GPUS) -> list[str]:

@@ -42,7 +42,8 @@ async def read_outline(
         while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):
             changed.clear()
             try:
-                await asyncio.wait_for(changed.wait(), PROGRESS_S)
+                async with asyncio.timeout(PROGRESS_S):
+                    await changed.wait()
             except TimeoutError:
                 console.say(f"still importing {graph}")
             if asyncio.get_running_loop().time() > deadline:

@@ -40,26 +40,42 @@ def load_service(import_string: str, working_dir: str) -> Service[object]:
     for searched in (os.getcwd(), directory):
         if searched not in sys.path:
             sys.path.insert(0, searched)
-    module = _import(_module_name(module_name, directory), directory)
+    file = _file(module_name, directory)
+    module = _import(module_name if file is None else _module_name(file), directory)
+    if file is not None and not _is_of(module, os.path.join(directory, file)):
+        raise BadGraph(
+            f'"{file}" has the name of another module, {module.__name__}, which is imported already; rename it'
+        )
     return _follow(module, path) if path else _root(module)
 
 
-def _module_name(name: str, directory: str) -> str:
-    """Turn the path of a file into the name of its module."""
+def _file(name: str, directory: str) -> str | None:
+    """Return the path of the file that is named, from the directory on. None if the name is that of a module."""
     if os.sep not in name and not name.endswith((".py", ".yaml", ".yml")):
         if name.startswith("."):
             raise BadGraph(
                 f'Invalid import string "{name}": a module is named from "{directory}" on, without a dot first'
             )
-        return name
-    stem, extension = os.path.splitext(name)
+        return None
+    extension = os.path.splitext(name)[1]
     if extension != ".py":
         raise BadGraph(f'Invalid module extension "{extension}", only ".py" files are supported')
-    file = os.path.join(directory, name)
-    relative = os.path.relpath(os.path.join(directory, stem), directory)
-    if not os.path.isfile(file) or relative.startswith(".."):
+    relative = os.path.relpath(os.path.join(directory, name), directory)
+    if not os.path.isfile(os.path.join(directory, name)) or relative.startswith(".."):
         raise BadGraph(f'Module "{name}" not found in working directory "{directory}"')
-    return relative.replace(os.sep, ".")
+    return relative
+
+
+def _module_name(file: str) -> str:
+    stem = os.path.splitext(file)[0]
+    if "." in stem:
+        raise BadGraph(f'"{file}" cannot be imported: a dot is for packages; rename the folder or the file')
+    return stem.replace(os.sep, ".")
+
+
+def _is_of(module: ModuleType, file: str) -> bool:
+    origin = getattr(module, "__file__", None)
+    return origin is not None and os.path.samefile(origin, file)
 
 
 def _import(name: str, directory: str) -> ModuleType:

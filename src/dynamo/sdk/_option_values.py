@@ -66,7 +66,7 @@ def check_whole_above_one(gpus: float) -> float:
 
 def read_count(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("must be a whole number")
+        raise ValueError(f"must be a whole number, not {value}")
     if value == CPU_COUNT:
         return min(_usable_processors(), WORKERS_MAX)
     return value

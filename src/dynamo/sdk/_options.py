@@ -33,10 +33,29 @@ from dynamo.sdk._option_values import (
     read_name,
     read_variables,
 )
+from dynamo.sdk._secrets import shown
 from dynamo.sdk._sections import KeyPath, deep_merge
 
 NAMESPACE_DEFAULT = "default"
 LEASE_TTL_S = 1.0
+
+#: What a value must be, by the kind of problem that pydantic has with it, which `ctx` details.
+_WANTED = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+}
 
 
 class _Options(BaseModel):
@@ -175,9 +194,13 @@ def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
     location = problem["loc"]
     if problem["type"] == "extra_forbidden":
         return unknown_name("key", str(location[-1]), _fields(model, location[:-1]))
-    if problem["type"] in ("model_type", "dict_type"):
-        return "must be a mapping"
-    return problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    if problem["type"] not in _WANTED:
+        return problem["msg"].removeprefix("Value error, ")
+    wanted = _WANTED[problem["type"]].format_map(problem.get("ctx", {}))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    quoted = "; write it in quotes" if wanted == "text" and is_number else ""
+    return f"must be {wanted}, not {shown(str(location[-1]), value)}{quoted}"
 
 
 def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: Killing a process hands its children to us: so often it is looked again whether there are more.
-_GENERATIONS_MAX = 32
+_ROUNDS_MAX = 32
 
 
 def adopt_orphans() -> bool:
@@ -44,7 +44,7 @@ def children_of(pid: int) -> list[int]:
 
 def kill_descendants() -> None:
     """Kill everything below this process, at once."""
-    for _ in range(_GENERATIONS_MAX):
+    for _ in range(_ROUNDS_MAX):
         below = _descendants_of(os.getpid())
         if not below:
             return
@@ -64,7 +64,11 @@ class Family:
 
     @classmethod
     def adopting(cls) -> Family:
-        """The family of a process that takes orphans in, if it can."""
+        """The family of a process that takes orphans in, if it can.
+
+        The process may have been started with SIGCHLD ignored, and then nobody would learn how a child ended.
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return cls(adopts=adopt_orphans())
 
     @contextmanager
@@ -88,7 +92,7 @@ class Family:
         """Kill the children that were left to us, and theirs. Does nothing while a process is being started."""
         if not self._adopts:
             return
-        for _ in range(_GENERATIONS_MAX):
+        for _ in range(_ROUNDS_MAX):
             if self._starting:
                 return
             orphans = [pid for pid in children_of(os.getpid()) if pid not in self._started]

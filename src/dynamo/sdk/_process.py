@@ -102,9 +102,11 @@ class WorkerProcess:
         self._send_wanted_end()
 
     def retire(self) -> None:
-        """Tell the worker that others have taken its place: it unregisters now, and ends when nobody calls it."""
+        """Tell the worker that others stand in for it: it unregisters now, and ends when nobody calls it."""
         if self._status is not None:
             self._status.write(RETIRE)
+        else:
+            self.terminate()
 
     def kill(self) -> None:
         """End the worker and what it has started, at once; not what has left its process group on purpose."""
@@ -147,7 +149,8 @@ class WorkerProcess:
             self._process = None
             self._family.remove(process.pid)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(relays), OUTPUT_GRACE_S)
+                async with asyncio.timeout(OUTPUT_GRACE_S):
+                    await asyncio.shield(relays)
         finally:
             relays.cancel()
             await asyncio.gather(relays, return_exceptions=True)
@@ -174,6 +177,8 @@ class WorkerProcess:
         except (msgspec.MsgspecError, ValueError) as error:  # user code may write to any file that is open
             self.report = Failed(f"its report cannot be read: {error}")
             self.kill()
+        except ConnectionResetError:
+            return  # its end, before it has read what was written to it
         finally:
             self._status.close()
             self._status = None

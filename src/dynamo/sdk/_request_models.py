@@ -15,7 +15,7 @@ from dynamo.sdk._annotations import request_type
 
 #: What a model overrides when it reads or writes its data in a way of its own.
 _READING = ("__init__", "__new__", "model_validate", "model_validate_json", "__get_pydantic_core_schema__")
-_WRITING = ("model_dump", "__get_pydantic_core_schema__")
+_WRITING = ("__new__", "model_dump", "__get_pydantic_core_schema__")
 
 
 def request_model(function: Callable[..., object]) -> type[BaseModel] | None:

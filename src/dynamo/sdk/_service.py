@@ -267,6 +267,10 @@ def _dependencies(inner: type) -> dict[str, Dependency[object]]:
             else:
                 found.pop(name, None)
     for name, dependency in found.items():
-        if not dependency.name:  # it was put on the class after its body
-            dependency.name = name
+        dependency.name = dependency.name or name  # it may have been put on the class after its body
+        if dependency.name != name:
+            raise TypeError(
+                f"{inner.__name__}.{name} is the same depends({dependency.on.name}) as another attribute, "
+                f"{dependency.name}; write depends({dependency.on.name}) for each"
+            )
     return found

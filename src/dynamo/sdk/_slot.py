@@ -143,16 +143,11 @@ class Slot:
 
     def stop(self) -> None:
         """Ask the worker to end, and start no other. One that is not ready yet is not waited for."""
-        self._stopping.set()
-        was_ready = self.is_ready
-        self.worker.terminate()
-        if not was_ready and not self.is_over:
-            asyncio.get_running_loop().call_later(UNREADY_STOP_S, self.kill)
+        self._end(self.worker.terminate)
 
     def retire(self) -> None:
-        """Have the worker, which is ready, end when nobody can be about to call it, and start no other."""
-        self._stopping.set()
-        self.worker.retire()
+        """Have the worker end when nobody can be about to call it; otherwise as `stop`."""
+        self._end(self.worker.retire)
 
     def kill(self) -> None:
         """End the worker at once, and start no other."""
@@ -172,6 +167,13 @@ class Slot:
     def has_stopped(self) -> bool:
         """True when a stop needs to wait no longer for what it does."""
         return self.is_over or self.worker.has_stopped
+
+    def _end(self, tell_worker: Callable[[], None]) -> None:
+        self._stopping.set()
+        was_ready = self.is_ready
+        tell_worker()
+        if not was_ready and not self.is_over:
+            asyncio.get_running_loop().call_later(UNREADY_STOP_S, self.kill)
 
     async def _run_worker(self) -> None:
         # The first start is bounded by whoever waits for the whole graph.
@@ -197,7 +199,8 @@ class Slot:
         if delay_s is None:
             return False
         try:
-            await asyncio.wait_for(self._stopping.wait(), delay_s)
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
         except TimeoutError:
             return True
         return False

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._console import Console
+from dynamo.sdk._end_signals import on_end_signals
 from dynamo.sdk._generation import Generation, counted
 from dynamo.sdk._orphans import Family
 from dynamo.sdk._plan import Plan, PlannedService
@@ -61,17 +62,8 @@ class Supervision:
 async def supervise(plan: Plan, console: Console, how: Supervision) -> int:
     """Run the plan until a signal comes or it fails; return the exit status for the process."""
     supervisor = Supervisor(plan, console, how)
-    loop = asyncio.get_running_loop()
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-        signals.append(signal.SIGHUP)
-    for number in signals:
-        loop.add_signal_handler(number, supervisor.on_signal)
-    try:
+    with on_end_signals(supervisor.on_signal):
         return await supervisor.run()
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 class Supervisor:
@@ -90,7 +82,7 @@ class Supervisor:
         self._retiring: dict[Generation, asyncio.Task[bool]] = {}
         self._reload: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._edited: list[str] = []
+        self._edited: set[str] = set()
         self._ending = False
         self._forced = False
 
@@ -148,7 +140,7 @@ class Supervisor:
                 self._serving.check()
             self._collect()
             if self._edited and self._how.reloading is not None and len(self._retiring) < RETIRING_MAX:
-                edited, self._edited = self._edited, []
+                edited, self._edited = self._edited, set()
                 await self._cancel_reload()
                 self._reload = self._task(self._replace(edited, self._how.reloading))
             await self._wait_for_change()
@@ -158,8 +150,8 @@ class Supervisor:
         if self._watch is not None and self._watch.done():
             self._watch.result()
         if self._reload is not None and self._reload.done():
-            self._reload.result()
-            self._reload = None
+            reload, self._reload = self._reload, None
+            reload.result()
         ended = [generation for generation, task in self._retiring.items() if task.done()]
         for generation in ended:
             self._retiring.pop(generation).result()
@@ -169,10 +161,10 @@ class Supervisor:
     # Reload.
 
     def _on_edit(self, files: list[str]) -> None:
-        self._edited += files
+        self._edited.update(files)
         self._on_change()
 
-    async def _replace(self, edited: list[str], reloading: Reloading) -> None:
+    async def _replace(self, edited: set[str], reloading: Reloading) -> None:
         """Start the edited graph beside what serves, and let it take over when it is ready."""
         began = asyncio.get_running_loop().time()
         self._console.say(f"{_shown(edited)} changed; reloading")
@@ -182,45 +174,58 @@ class Supervisor:
             await self._coming.start(began)
         except ConfigError as error:
             self._console.error(f"not reloaded, what runs goes on: {error.message}")
-            self._retire(self._coming)
+            self._retire(self._coming, others=self._serving)
         except BaseException:
-            self._retire(self._coming)
+            self._retire(self._coming, others=self._serving)
             raise
         else:
             before, self._serving = self._serving, self._coming
             elapsed_s = asyncio.get_running_loop().time() - began
             self._console.say(f"reloaded in {elapsed_s:.1f} s: {self._summary(plan)}")
-            self._retire(before, replaced=[service.name for service in plan.services])
+            self._retire(before, others=self._serving)
         finally:
             self._coming = None
 
-    def _retire(self, generation: Generation | None, replaced: Collection[str] = ()) -> None:
+    def _retire(self, generation: Generation | None, others: Generation | None = None) -> None:
+        """End a generation beside, whose services the `others` serve, too."""
         if generation is not None:
             if self._forced:
                 generation.force()
+            replaced = () if others is None else [service.name for service in others.plan.services]
             self._retiring[generation] = self._task(generation.stop(replaced))
 
     async def _cancel_reload(self) -> None:
-        if self._reload is not None:
-            self._reload.cancel()
-            await asyncio.wait([self._reload])
-            if not self._reload.cancelled():
-                self._reload.result()
-            self._reload = None
+        reload, self._reload = self._reload, None
+        if reload is not None:
+            reload.cancel()
+            await asyncio.wait([reload])
+            if not reload.cancelled():
+                reload.result()
 
     # Stop.
 
     async def _stop(self) -> bool:
         """End everything. True if each worker ended by itself, and well."""
+        outcomes: list[bool] = []
+        # From the last line to the first, each whatever became of the others.
+        async with AsyncExitStack() as ends:
+            ends.callback(self._how.family.end_orphans)
+            ends.callback(self._sockets.keep, [])
+            ends.push_async_callback(self._wait_for_the_end, outcomes)
+            ends.push_async_callback(self._cancel_reload)
+            ends.push_async_callback(self._cancel_watch)
+        return all(outcomes)
+
+    async def _cancel_watch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        await self._cancel_reload()
+
+    async def _wait_for_the_end(self, outcomes: list[bool]) -> None:
+        """End what serves, and wait for it and for all that ends already; then raise the first error."""
         self._retire(self._serving)
-        outcomes = await asyncio.gather(*self._retiring.values())
-        self._sockets.keep([])
-        self._how.family.end_orphans()
-        return all(outcomes)
+        await asyncio.gather(*self._retiring.values(), return_exceptions=True)
+        outcomes += [task.result() for task in self._retiring.values()]
 
     # Parts.
 
@@ -263,7 +268,7 @@ class Supervisor:
         self._changed.clear()
 
 
-def _shown(files: list[str]) -> str:
-    names = sorted(set(files))
+def _shown(files: set[str]) -> str:
+    names = sorted(files)
     more = len(names) - _FILES_SHOWN_MAX
     return ", ".join(names[:_FILES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")

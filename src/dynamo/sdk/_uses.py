@@ -18,6 +18,8 @@ from dynamo.sdk._source import ClassSource, Function, functions_of, is_at, names
 _ASKING = ("hasattr", "getattr", "setattr", "delattr", "isinstance", "issubclass", "callable", "type", "vars", "dir")
 #: Functions that change an object in a way that the source does not show.
 _CHANGING = ("setattr", "delattr", "vars", "__setattr__", "__delattr__")
+#: Errors as which an AttributeError is caught.
+_CAUGHT = ("AttributeError", "Exception", "BaseException")
 _CHANGES = frozenset((*_CHANGING, "__dict__"))
 
 
@@ -31,10 +33,14 @@ class Use:
     call: ast.Call | None
     method: Function
     function: FunctionType
+    #: Whether something decides if it is come to.
+    is_conditional: bool
 
 
 def uses_of(cls: type, dependencies: Iterable[str]) -> Iterator[Use]:
     """Yield what a class and its bases certainly use of these dependencies."""
+    if inspect.getattr_static(cls, "__getattribute__") is not object.__getattribute__:
+        return  # it decides itself what self.anything is
     wanted = set(dependencies)
     sources = []
     for base in user_bases(cls):
@@ -100,21 +106,45 @@ def _uses(cls: type, source: ClassSource) -> Iterator[Use]:
             if isinstance(node, ast.Attribute) and dependency is not None and not _may_fail(node, parents):
                 parent = parents[node]
                 call = parent if isinstance(parent, ast.Call) and parent.func is node else None
-                yield Use(source.place(node), dependency, node.attr, call, method, function)
+                yield Use(
+                    source.place(node), dependency, node.attr, call, method, function, _is_conditional(node, parents)
+                )
+
+
+def _is_conditional(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    while node in parents:
+        node = parents[node]
+        if isinstance(node, ast.If | ast.IfExp | ast.BoolOp | ast.While | ast.Match):
+            return True
+    return False
 
 
 def _may_fail(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether the code around it expects an AttributeError."""
+    """Whether the code around it copes with an AttributeError."""
     while node in parents:
         child, node = node, parents[node]
-        caught: list[ast.expr | None] = []
-        if isinstance(node, ast.Try | ast.TryStar) and child in node.body:
-            caught = [handler.type for handler in node.handlers]
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            caught = [item.context_expr for item in node.items]
-        if any(expression is None or "AttributeError" in ast.dump(expression) for expression in caught):
+        match node:
+            case ast.Try(body=body, handlers=handlers) | ast.TryStar(body=body, handlers=handlers) if child in body:
+                copes = any(_copes(handler) for handler in handlers)
+            case ast.With(items=items) | ast.AsyncWith(items=items):
+                copes = any(_names_one_of(item.context_expr, _CAUGHT) for item in items)
+            case _:
+                copes = False
+        if copes:
             return True
     return False
+
+
+def _copes(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler is for AttributeErrors; one for all errors is not if it only passes them on."""
+    if handler.type is not None and _names_one_of(handler.type, ("AttributeError",)):
+        return True
+    is_for_all = handler.type is None or _names_one_of(handler.type, _CAUGHT)
+    return is_for_all and not isinstance(handler.body[-1], ast.Raise)
+
+
+def _names_one_of(expression: ast.expr, names: tuple[str, ...]) -> bool:
+    return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(expression))
 
 
 def _touched(source: ClassSource) -> set[str | None]:

@@ -6,6 +6,7 @@ for, and references that never end or multiply without end are errors that name 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ DEPTH_MAX = 64
 
 #: The values of a text, counted as often as they are referred to: no more than it has characters.
 _VALUES_MAX = CONFIG_BYTES_MAX
+#: Numbers that YAML reads in base 60 or 8, which nobody means: `12:30` is a time, and `0123` begins with a zero.
+_OTHER_BASES = re.compile(r"[-+]?([0-9_.]+(:[0-9_.]+)+|0[0-9_]+)")
 _JSON_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq"))
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 Lines = Mapping[KeyPath, int]
@@ -53,7 +57,7 @@ def read_text(source: str, text: str) -> tuple[Section, Lines]:
         config = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{source}{line}: this is not YAML: {error.problem}") from error
+        raise ConfigError(f"{source}{line}: this is not YAML: {_said(error)}") from error
     except RecursionError as error:
         raise ConfigError(too_deep(source)) from error
     except (yaml.YAMLError, ValueError) as error:  # a character that no YAML has, a number of too many digits
@@ -70,6 +74,15 @@ def read_text(source: str, text: str) -> tuple[Section, Lines]:
     if problems:
         raise ConfigError("\n".join(problems))
     return config, lines
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, without a name that may be all or part of a secret: one that begins with `*` or `!`."""
+    problem = error.problem or "it cannot be read"
+    unquoted = problem.startswith(("found undefined alias", "found undefined tag handle"))
+    if unquoted:
+        return problem.partition(" '")[0] + "; a text that begins with * or ! needs quotes"
+    return problem
 
 
 def too_deep(source: str) -> str:
@@ -95,8 +108,13 @@ def _lines(source: str, root: yaml.Node) -> dict[KeyPath, int]:
         if len(path) > DEPTH_MAX:
             raise ConfigError(too_deep(f"{source}:{line}"))
         if node.tag not in _JSON_TAGS:
-            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            kind = "tag" if node.tag.startswith("!") else node.tag.removeprefix("tag:yaml.org,2002:")
             raise ConfigError(f"{source}:{line}: this is read as a {kind}; write it in quotes")
+        if node.tag in _NUMBER_TAGS and _OTHER_BASES.fullmatch(node.value):
+            raise ConfigError(
+                f"{source}:{line}: {shown(path[-1] if path else '', node.value)} is read as a number in base "
+                f"{60 if ':' in node.value else 8}; write it in quotes, or as another number"
+            )
         if isinstance(node, yaml.SequenceNode):
             stack += [((*path, str(index)), item) for index, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):

@@ -1,3 +1,3 @@
-"""Modules of the SDK that are imported by path: `config`, `image` and `service`."""
+"""Modules of the SDK that are imported by path: `config`, `decorators`, `image` and `service`."""
 
 __all__: list[str] = []

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeVar
 
 from dynamo.sdk._options import DynamoConfig, LeaseConfig
 from dynamo.sdk._service import Service, linked_services
 
-__all__ = ["DynamoConfig", "LeaseConfig", "LinkedServices"]
+__all__ = ["ComponentType", "DynamoConfig", "LeaseConfig", "LinkedServices"]
 
 Target = TypeVar("Target")
+
+
+class ComponentType(StrEnum):
+    """What `component_type` can be; it means something to deployment only."""
+
+    PLANNER = "planner"
+
 
 Edges = dict[Service[object], set[Service[object]]]
 
