@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
+from dynamo.runtime._listening import url_of
 from dynamo.sdk._config import Layer, MergedConfig
 from dynamo.sdk._constructor import constructor_problems, misspelt, wants_text
 from dynamo.sdk._gpus import VISIBLE_DEVICES, Allocation, GpuRequest, allocate
@@ -42,7 +43,7 @@ class HttpAddress:
 
     @property
     def url(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return url_of(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
