@@ -183,7 +183,8 @@ CASES = [
     Case(
         "an unknown module",
         ["nowhere:Worker"],
-        "Failed to import module \"nowhere\": No module named 'nowhere' in {folder}",
+        "Failed to import module \"nowhere\": No module named 'nowhere' in {folder}; run it where the module is, "
+        "or name that directory with --working-dir",
     ),
     Case("an unknown name", ["graph:Nope"], 'Attribute "Nope" not found in "graph"; its services are Worker'),
     Case(

@@ -79,6 +79,12 @@ class Frontend:
         yield "second"
 
     @api
+    async def never_done(self):
+        yield "first"
+        print("never done runs", flush=True)
+        await asyncio.Event().wait()
+
+    @api
     async def stuck(self):
         yield "first"
         print("stuck runs", flush=True)
@@ -311,6 +317,21 @@ async def test_sigterm_ends_in_order_and_lets_responses_end(serve: Serve, graph:
         assert (await response).text == "firstsecond"
     assert await serving.exit_status() == 0
     assert not [line for line in serving.err if "uvicorn" in line]
+
+
+async def test_who_connects_while_requests_are_finished_is_refused(serve: Serve, graph: Path) -> None:
+    serving = await serve("graph:Frontend", "--port", "0")
+    url = await serving.ready()
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
+        response = asyncio.create_task(client.post(f"{url}/never_done"))
+        await serving.line("never done runs")
+        serving.interrupt()
+        await serving.line("requests that run: 1; waiting for them, for at most 20 s")
+        with pytest.raises(httpx.ConnectError):
+            await client.post(f"{url}/slow")
+        serving.interrupt()
+        assert await serving.exit_status() == 130
+        await asyncio.gather(response, return_exceptions=True)
 
 
 async def test_a_second_ctrl_c_ends_everything_at_once(serve: Serve, graph: Path) -> None:

@@ -219,8 +219,10 @@ async def test_a_call_has_one_reader(callee: ServiceProxy) -> None:
 
 
 async def test_a_call_that_nobody_reads_warns(callee: ServiceProxy) -> None:
-    with pytest.warns(RuntimeWarning, match=r"the call of Callee\.echo was never awaited nor iterated, so it was not"):
+    message = r"the call of Callee\.echo was never awaited nor iterated, so it was not"
+    with pytest.warns(RuntimeWarning, match=message) as warned:
         callee.echo(1)
+    assert warned[0].filename == __file__
 
 
 async def test_a_call_that_is_closed_unread_does_not_warn(callee: ServiceProxy) -> None:

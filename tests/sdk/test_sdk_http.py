@@ -16,11 +16,14 @@ from fastapi import FastAPI
 from fastapi import Request as WebRequest
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 from tests.sdk.services import Request, Worker
 from tests.sdk.world import DEADLINE_S, World
 
 from dynamo._core.errors import NotFound
 from dynamo.runtime import DynamoError, NoInstances
+from dynamo.runtime._http_server import HttpServer
+from dynamo.runtime._listening import listen
 from dynamo.sdk import api, async_on_shutdown, async_on_start, depends, dynamo_endpoint, endpoint, service, service_of
 from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import DynamoTransport
@@ -386,6 +389,27 @@ async def test_a_stop_lets_a_response_end(world: World, start_web: StartWeb) -> 
     assert ended.is_set()
     with pytest.raises(httpx.ConnectError):
         await client.get("/own")
+
+
+async def test_a_response_that_is_not_done_in_time_is_broken_off_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        begun.set()
+        await asyncio.Event().wait()
+
+    server = HttpServer(app, listen("127.0.0.1", 0), is_ours=True)
+    await server.start()
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
+        response = asyncio.create_task(client.get(server.url))
+        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+        await server.stop(0.0)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await response
+    warnings = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert warnings == ["requests that were not done after 1 s: 1; they are broken off"]
 
 
 async def test_without_an_app_a_service_with_routes_gets_one(start_web: StartWeb) -> None:

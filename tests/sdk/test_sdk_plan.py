@@ -261,3 +261,9 @@ def test_a_variable_for_the_address_wins_over_the_file_and_yields_to_the_command
     made = plan("Worker.port=90", file=file, graph=graph, port=80, DYNAMO_PORT="80")
     assert made.services[0].http == HttpAddress("127.0.0.1", 90)
     assert "port = 90   (--Worker.port)" in section_of(shown(made), "Worker")
+
+
+def test_an_argument_of_the_decorator_that_stands_beside_service_args_is_a_warning() -> None:
+    assert plan("Worker.model_name=m", "Worker.workers=5").warnings == [
+        "--Worker.workers: this changes no argument of @service; is ServiceArgs.workers meant?"
+    ]

@@ -437,3 +437,11 @@ def test_a_class_may_inherit_from_a_service() -> None:
 
     assert issubclass(service_of(Special).inner, service_of(Bare).inner)
     assert service_of(Special).dynamo_address() == ("default", "Special")
+
+
+def test_a_dependency_that_is_set_later_is_refused() -> None:
+    @service
+    class Early: ...
+
+    with pytest.raises(TypeError, match=r"Early\.bare: depends\(\) stands in the body of a class"):
+        Early.bare = depends(Bare)  # type: ignore[attr-defined]

@@ -26,6 +26,10 @@ HEAR_OUT_S = 0.1
 
 logger = logging.getLogger(__name__)
 
+_UVICORN = logging.getLogger("uvicorn.error")
+#: What uvicorn says of responses that were broken off, which was said before, with the reason.
+_SAID_BEFORE = ("ASGI callable returned without completing response.", "Cancel %s running task(s)")
+
 
 class HttpServer:
     """Serves an application on a socket that is bound already. `on_end` is called when it serves no more.
@@ -123,8 +127,22 @@ class _Server(uvicorn.Server):
         # Who is heard out sends the next request elsewhere.
         self.server_state.default_headers.append((b"connection", b"close"))
         await asyncio.sleep(HEAR_OUT_S)
+        running, drain_s = set(self.server_state.tasks), self.config.timeout_graceful_shutdown
+        if running:
+            logger.info("requests that run: %d; waiting for them, for at most %s s", len(running), drain_s)
         await super().shutdown(sockets)
+        if cut := sum(task.cancelling() > 0 for task in running):
+            logger.warning("requests that were not done after %s s: %d; they are broken off", drain_s, cut)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn tells of something that nobody has told of before."""
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not is_cancelled and not str(record.msg).startswith(_SAID_BEFORE)
+
+
+_UVICORN.addFilter(_is_news)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import warnings
 from collections.abc import AsyncIterator, Coroutine, Generator
 from dataclasses import dataclass
@@ -47,12 +48,26 @@ class Call(Coroutine[object, object, object]):
     it and is cancelled.
     """
 
-    __slots__ = ("__weakref__", "_callee", "_context", "_items", "_link", "_request", "_running", "_state", "_stream")
+    __slots__ = (
+        "__weakref__",
+        "_callee",
+        "_context",
+        "_items",
+        "_line",
+        "_link",
+        "_request",
+        "_running",
+        "_state",
+        "_stream",
+    )
 
     def __init__(self, callee: Callee, request: object, context: Context | None) -> None:
         self._callee = callee
         self._request = request
         self._context = context
+        # Where it was made, for those who forget to await it.
+        maker = sys._getframe(2)
+        self._line = (maker.f_code.co_filename, maker.f_lineno)
         # The mutable state: what the call is used for, the stream once it is open, the items that arrived and
         # were not read yet, the last first, the coroutine of a task that runs the call, and what ends it with
         # the outer request.
@@ -171,7 +186,7 @@ class Call(Coroutine[object, object, object]):
     def __del__(self) -> None:
         if self._state == _NEW:
             message = f"the call of {self._callee.name} was never awaited nor iterated, so it was not sent"
-            warnings.warn(message, RuntimeWarning, stacklevel=1)
+            warnings.warn_explicit(message, RuntimeWarning, *self._line)
         self._unlink()
 
     # Both.

@@ -132,6 +132,11 @@ class Generation:
 
     # Stop.
 
+    def start_no_more(self) -> None:
+        """Give up what crashes from now on: everything ends."""
+        for slot in self._slots:
+            slot.in_service = False
+
     def force(self) -> None:
         """Have `stop` wait for nothing any more."""
         self._forced = True

@@ -85,7 +85,8 @@ def _import(name: str, directory: str) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise BadGraph(f'Failed to import module "{name}": {error} in {directory}{_colon_hint(error)}') from error
+            hint = _colon_hint(error) or "; run it where the module is, or name that directory with --working-dir"
+            raise BadGraph(f'Failed to import module "{name}": {error} in {directory}{hint}') from error
         raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error
     except (Exception, SystemExit) as error:
         raise GraphFailed(f'Failed to import module "{name}": {blame(error)}') from error

@@ -12,7 +12,7 @@ from dynamo.runtime._listening import url_of
 from dynamo.sdk._config import Layer, MergedConfig
 from dynamo.sdk._constructor import constructor_problems, misspelt, wants_text
 from dynamo.sdk._gpus import VISIBLE_DEVICES, Allocation, GpuRequest, allocate
-from dynamo.sdk._options import unknown_name
+from dynamo.sdk._options import ServiceOptions, unknown_name
 from dynamo.sdk._outline import Outline, ServiceOutline
 from dynamo.sdk._secrets import shown
 from dynamo.sdk._sections import (
@@ -149,6 +149,13 @@ def _warnings(graph: str, config: MergedConfig, outline: Outline, chosen: list[S
         warnings += [
             config.complaint((service.name, key), f"this is no parameter of {service.name}; is {meant!r} meant?")
             for key, meant in misspelt([key for key in section if is_value(key)], service.constructor)
+        ]
+        warnings += [
+            config.complaint(
+                (service.name, key), f"this changes no argument of @service; is {SERVICE_ARGS}.{key} meant?"
+            )
+            for key in section
+            if key in ServiceOptions.model_fields and key not in service.constructor.names
         ]
         wanted = section.get(COMMON_CONFIGS)
         warnings += [

@@ -58,6 +58,9 @@ class WorkerProcess:
         """Run the worker to its end. What it leaves behind is killed."""
         async with AsyncExitStack() as stack:
             stack.callback(self._has_ended)
+            if self._wanted_end is not None:  # before it began
+                self.exit_status = -self._wanted_end
+                return
             stack.callback(self.kill)
             try:
                 ours, theirs = socket.socketpair()

@@ -70,6 +70,15 @@ class Service(Generic[T_co]):
         advice = "; @service must be the outermost decorator" if name == "__mro__" else ""
         raise AttributeError(f"service {self.__dict__.get('name')!r} has no attribute {name!r}{advice}")
 
+    def __setattr__(self, name: str, value: object) -> None:
+        from dynamo.sdk._depends import Dependency
+
+        if isinstance(value, Dependency):
+            raise TypeError(
+                f"{self.name}.{name}: depends() stands in the body of a class; what is set later is not started"
+            )
+        object.__setattr__(self, name, value)
+
     # To a type checker the name of a decorated class is the class: what can be done with one works here, too.
 
     def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type]:

@@ -120,7 +120,7 @@ class Slot:
         self._clock = clock or asyncio.get_running_loop().time
         # The mutable state.
         self.worker: Worker = launch(self._on_change)
-        #: True once the whole graph was ready: only then what ends may be started again.
+        #: True from when the whole graph was ready until it ends: only then what crashes may be started again.
         self.in_service = False
         #: True when no process is left here, and none will come.
         self.is_over = False
@@ -202,7 +202,7 @@ class Slot:
             async with asyncio.timeout(delay_s):
                 await self._stopping.wait()
         except TimeoutError:
-            return True
+            return self.in_service  # it may be withdrawn meanwhile
         return False
 
     def _on_change(self) -> None:

@@ -210,7 +210,7 @@ class Supervisor:
         # From the last line to the first, each whatever became of the others.
         async with AsyncExitStack() as ends:
             ends.callback(self._how.family.end_orphans)
-            ends.callback(self._sockets.keep, [])
+            ends.callback(self._sockets.keep, [])  # whatever came before
             ends.push_async_callback(self._wait_for_the_end, outcomes)
             ends.push_async_callback(self._cancel_reload)
             ends.push_async_callback(self._cancel_watch)
@@ -223,7 +223,13 @@ class Supervisor:
 
     async def _wait_for_the_end(self, outcomes: list[bool]) -> None:
         """End what serves, and wait for it and for all that ends already; then raise the first error."""
+        if self._serving is not None:
+            self._serving.start_no_more()
         self._retire(self._serving)
+        # From its first step on, nothing is started any more. As long as the sockets were open here, clients
+        # would connect to nobody while the workers finish what they have begun.
+        await asyncio.sleep(0)
+        self._sockets.keep([])
         await asyncio.gather(*self._retiring.values(), return_exceptions=True)
         outcomes += [task.result() for task in self._retiring.values()]
 
