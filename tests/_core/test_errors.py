@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from http import HTTPStatus
 
 import msgspec
 import pytest
@@ -10,15 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo._core.errors import (
-    CAUSES_MAX,
-    MESSAGE_CHARS_MAX,
+    CannotConnect,
+    Disconnected,
     DynamoError,
     HandlerError,
+    IncompatibleVersion,
     Overloaded,
+    Stalled,
+    Unauthorized,
     WireError,
     from_wire,
     to_wire,
 )
+from dynamo._core.limits import ERROR_CAUSES_MAX, ERROR_MESSAGE_CHARS_MAX
 
 # What a careless or hostile author may put into an error.
 anything = st.one_of(
@@ -26,6 +31,7 @@ anything = st.one_of(
     st.text(st.characters()),
     st.integers(),
     st.floats(),
+    st.booleans(),
     st.binary(),
     st.builds(object),
     st.lists(st.integers(), max_size=2),
@@ -62,6 +68,15 @@ def test_details_keep_the_values_that_a_detail_may_have() -> None:
     }
 
 
+class Degrees(float):
+    pass
+
+
+@pytest.mark.parametrize(("detail", "value"), [(True, 1), (HTTPStatus.OK, 200), (Degrees(1.5), 1.5)], ids=str)
+def test_a_detail_of_a_kind_of_number_arrives_as_that_number(detail: float, value: float) -> None:
+    assert over_the_network(Overloaded("full", detail=detail)).details == {"detail": value}
+
+
 def test_an_error_that_cannot_be_shown_still_arrives() -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:
@@ -87,9 +102,9 @@ def test_a_cycle_of_causes_ends() -> None:
 
 def test_a_hostile_peer_cannot_send_an_error_without_bounds() -> None:
     received = from_wire([WireError("overloaded", "x" * 1_000_000)] * 1000)
-    assert len(received.message) == MESSAGE_CHARS_MAX
+    assert len(received.message) == ERROR_MESSAGE_CHARS_MAX
     chain = list(itertools.takewhile(lambda error: error is not None, _chain(received)))
-    assert len(chain) == CAUSES_MAX
+    assert len(chain) == ERROR_CAUSES_MAX
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -102,3 +117,24 @@ def _chain(error: BaseException) -> list[BaseException]:
 @pytest.mark.parametrize("layers", [[], [WireError("from the future", "?")]], ids=["empty", "unknown code"])
 def test_an_error_that_we_do_not_know_is_an_error(layers: list[WireError]) -> None:
     assert type(from_wire(layers)) is DynamoError
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent"),
+    [(Unauthorized, CannotConnect), (IncompatibleVersion, CannotConnect), (Stalled, Disconnected)],
+)
+def test_an_error_that_is_a_kind_of_another_arrives_as_itself(
+    kind: type[DynamoError], parent: type[DynamoError]
+) -> None:
+    received = over_the_network(kind("no"))
+    assert type(received) is kind
+    assert isinstance(received, parent)
+
+
+@pytest.mark.parametrize(
+    ("hint", "seconds"), [(1.5, 1.5), (0, 0), (-1, None), ("1", None), (float("inf"), None), (float("nan"), None)]
+)
+def test_when_to_come_again_is_a_time_or_nothing_whatever_a_peer_says(hint: str | float, seconds: float | None) -> None:
+    received = over_the_network(Overloaded("full", retry_after_s=hint))
+    assert isinstance(received, Overloaded)
+    assert received.retry_after_s == seconds

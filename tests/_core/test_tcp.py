@@ -8,14 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 
 import pytest
+from tests._core.secured import DEADLINE_S, connect, echo, read_messages
 
 from dynamo._core import wire
 from dynamo._core.context import Context
-from dynamo._core.errors import CannotConnect, ConfigError, Disconnected, ProtocolError, StreamIncomplete
+from dynamo._core.errors import CannotConnect, ConfigError, Disconnected, StreamIncomplete
 from dynamo._core.request_plane import Handler, open_request_plane
 from dynamo._core.request_plane.tcp import TcpPlane
-
-DEADLINE_S = 10.0
 
 
 @pytest.fixture
@@ -25,31 +24,15 @@ async def plane() -> AsyncIterator[TcpPlane]:
     await plane.close()
 
 
-async def echo(request: bytes, context: Context) -> AsyncIterator[bytes]:
-    yield request
-
-
 def hello_and(*messages: wire.Message) -> bytes:
     return wire.encode([wire.Hello(), *messages])
 
 
-async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = address.removeprefix("tcp://").partition("/")[0].rpartition(":")
-    return await asyncio.open_connection(host, int(port))
-
-
-async def read_messages(reader: asyncio.StreamReader) -> list[wire.Message]:
-    decoder, messages = wire.Decoder(), []
-    async with asyncio.timeout(DEADLINE_S):
-        while data := await reader.read(65536):
-            messages += decoder.feed(data)
-    return messages
-
-
 async def serve_raw(replies: bytes, *, then_close: bool = True) -> tuple[asyncio.Server, str]:
-    """Start a server that answers the first request with `replies`, whatever it is."""
+    """Start a server that says hello, and answers the first request with `replies`, whatever it is."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(hello_and())
         decoder = wire.Decoder()
         while not any(isinstance(message, wire.Request) for message in decoder.feed(await reader.read(65536))):
             pass
@@ -83,25 +66,8 @@ async def test_a_peer_that_breaks_the_protocol_is_cut_and_nobody_else(plane: Tcp
     assert [item async for item in await plane.call(listener.address, b"still here", Context())] == [b"still here"]
 
 
-async def test_a_server_of_another_major_version_is_refused_by_name(plane: TcpPlane) -> None:
-    server, address = await serve_raw(wire.encode([wire.Hello(major=2)]), then_close=False)
-    async with server:
-        stream = await plane.call(address, b"", Context())
-        with pytest.raises(Disconnected, match="the peer speaks protocol 2; this process speaks 1") as caught:
-            await anext(stream)
-        assert isinstance(caught.value.__cause__, ProtocolError)
-
-
-async def test_a_client_of_another_major_version_learns_ours(plane: TcpPlane) -> None:
-    listener = await plane.listen(echo)
-    reader, writer = await connect(listener.address)
-    writer.write(wire.encode([wire.Hello(major=2)]))
-    assert await read_messages(reader) == [wire.Hello()]
-    writer.close()
-
-
 async def test_a_peer_that_vanishes_is_an_error_and_never_an_end(plane: TcpPlane) -> None:
-    server, address = await serve_raw(wire.encode([wire.Hello(), wire.Items(1, 0, [b"one"])]))
+    server, address = await serve_raw(wire.encode([wire.Items(1, 0, [b"one"])]))
     async with server:
         stream = await plane.call(address, b"", Context())
         assert await anext(stream) == b"one"
@@ -119,7 +85,7 @@ async def test_a_peer_that_vanishes_is_an_error_and_never_an_end(plane: TcpPlane
     ids=["missing", "doubled", "cut short"],
 )
 async def test_missing_or_doubled_items_are_an_error(plane: TcpPlane, messages: list[wire.Message]) -> None:
-    server, address = await serve_raw(hello_and(*messages), then_close=False)
+    server, address = await serve_raw(wire.encode(messages), then_close=False)
     async with server:
         stream = await plane.call(address, b"", Context())
         with pytest.raises(StreamIncomplete):
@@ -131,7 +97,6 @@ async def test_missing_or_doubled_items_are_an_error(plane: TcpPlane, messages: 
 
 async def test_frames_of_streams_that_nobody_reads_are_dropped(plane: TcpPlane) -> None:
     replies: list[wire.Message] = [
-        wire.Hello(),
         wire.Items(99, 0, [b"stale"]),
         wire.Items(1, 0, [b"mine"]),
         wire.Final(99, 1),
@@ -144,21 +109,11 @@ async def test_frames_of_streams_that_nobody_reads_are_dropped(plane: TcpPlane) 
 
 
 async def test_callers_that_come_together_share_one_connection(plane: TcpPlane) -> None:
-    accepted = 0
-
-    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal accepted
-        accepted += 1
-        writer.write(hello_and(*[wire.Final(stream_id, 0) for stream_id in range(1, 11)]))
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(count, "127.0.0.1", 0)
-    async with server:
-        address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}/1"
-        await asyncio.gather(*(plane.call(address, b"", Context()) for _ in range(10)))
-        assert accepted == 1
-        await plane.close()
+    serving = TcpPlane(local=False)
+    listener = await serving.listen(echo)
+    await asyncio.gather(*(plane.call(listener.address, b"", Context()) for _ in range(10)))
+    assert plane.stats.num_connections_opened == serving.stats.num_connections_opened == 1
+    await serving.close()
 
 
 async def test_a_refused_connection_names_the_peer(plane: TcpPlane) -> None:
@@ -184,7 +139,18 @@ async def test_a_host_that_others_can_reach_needs_consent() -> None:
     TcpPlane("192.0.2.1", insecure=True)
 
 
-@pytest.mark.parametrize("url", ["tcp://0.0.0.0", "tcp://example.com", "tcp://127.0.0.1:x", "tcp:?color=red", "udp:"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "tcp://0.0.0.0",
+        "tcp://example.com",
+        "tcp://127.0.0.1:x",
+        "tcp:?color=red",
+        "tcp:?insecure=yes",
+        "tcp:?local",
+        "udp:",
+    ],
+)
 def test_a_wrong_url_names_the_setting(url: str) -> None:
     with pytest.raises(ConfigError, match="DYN_REQUEST_PLANE"):
         open_request_plane(url)
@@ -213,6 +179,6 @@ async def test_within_a_host_there_is_no_tcp_port_that_others_could_try() -> Non
 async def test_a_local_name_that_nobody_answers_falls_back_to_tcp(plane: TcpPlane) -> None:
     listener = await plane.listen(echo)
     caller = TcpPlane()
-    address = f"{listener.address}?local=dynamo-on-another-host"
+    address = f"{listener.address}&local=dynamo-on-another-host"
     assert [item async for item in await caller.call(address, b"hi", Context())] == [b"hi"]
     await caller.close()

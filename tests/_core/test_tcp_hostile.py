@@ -10,13 +10,14 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from tests._core.test_tcp import DEADLINE_S, connect, echo, hello_and, plane, read_messages, serve_raw
+from tests._core.secured import DEADLINE_S, connect, echo, read_messages, until_closed
+from tests._core.test_tcp import hello_and, plane, serve_raw
 
 from dynamo._core import wire
 from dynamo._core.context import Context
 from dynamo._core.errors import CannotConnect, DynamoError, HandlerError, InvalidArgument, WireError
-from dynamo._core.request_plane._connection import STALL_S
-from dynamo._core.request_plane.base import METADATA_BYTES_MAX, REQUEST_ID_CHARS_MAX, STREAM_WINDOW_BYTES
+from dynamo._core.limits import FRAME_BYTES_MAX, METADATA_BYTES_MAX, REQUEST_ID_CHARS_MAX, STREAM_WINDOW_BYTES
+from dynamo._core.request_plane._connection import HELLO_TIMEOUT_S, STALL_S
 from dynamo._core.request_plane.tcp import TcpPlane
 
 __all__ = ["plane"]
@@ -127,7 +128,7 @@ async def test_a_window_of_nothing_gets_nothing_and_can_be_left(plane: TcpPlane)
 async def test_a_server_that_ignores_the_window_is_not_buffered_without_end(plane: TcpPlane) -> None:
     item = bytes(8 << 20)
     frames = [wire.encode([wire.Items(1, index, [item])]) for index in range(10)]
-    server, address = await serve_raw(hello_and() + b"".join(frames), then_close=False)
+    server, address = await serve_raw(b"".join(frames), then_close=False)
     async with server:
         stream = await plane.call(address, b"", Context())
         context = Context()
@@ -151,19 +152,11 @@ async def test_a_peer_that_never_says_hello_is_cut(plane: TcpPlane) -> None:
             await asyncio.sleep(1.0)
 
     trickling = asyncio.ensure_future(trickle())
-    async with asyncio.timeout(2 * STALL_S + DEADLINE_S):
-        await asyncio.gather(read_to_the_end(silent), read_to_the_end(slow))
+    async with asyncio.timeout(HELLO_TIMEOUT_S + DEADLINE_S):
+        await asyncio.gather(until_closed(silent), until_closed(slow))
     trickling.cancel()
     for writer in (silent_writer, slow_writer):
         writer.close()
-
-
-async def read_to_the_end(reader: asyncio.StreamReader) -> None:
-    try:
-        while await reader.read(65536):
-            pass
-    except ConnectionError:
-        pass
 
 
 async def test_what_cannot_be_sent_ends_its_stream_and_nobody_else(plane: TcpPlane) -> None:
@@ -240,7 +233,7 @@ async def test_a_caller_who_waits_for_a_connection_is_told_when_the_plane_closes
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         for filler in fillers:
             filler.close()
-    assert [type(outcome) for outcome in outcomes] == [CannotConnect] * 3
+    assert [str(outcome) for outcome in outcomes] == ["this request plane is closed; open a new one"] * 3
 
 
 async def test_a_cancelled_caller_does_not_take_the_connection_from_the_others(plane: TcpPlane) -> None:
@@ -375,4 +368,34 @@ def test_too_many_messages_in_a_frame_are_refused_before_they_are_made() -> None
 
 def test_an_error_of_any_size_fits_into_a_frame() -> None:
     layers = [WireError("unknown", "x" * 8192, {"a": "y" * 8192})] * 8
-    assert len(wire.encode([wire.Error(1, 0, layers)])) < wire.FRAME_BYTES_MAX
+    assert len(wire.encode([wire.Error(1, 0, layers)])) < FRAME_BYTES_MAX
+
+
+async def test_a_worker_that_is_stopped_cannot_be_reached_and_is_not_waited_for(plane: TcpPlane) -> None:
+    async def never_greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # as the kernel does for a process that is stopped
+        writer.close()
+
+    server = await asyncio.start_server(never_greets, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(CannotConnect, match="did not say hello"):
+            async with asyncio.timeout(DEADLINE_S):
+                await plane.call(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}/1", b"", Context())
+        await plane.close()
+
+
+async def test_requests_behind_what_ends_a_connection_are_not_taken(plane: TcpPlane) -> None:
+    begun = []
+
+    async def note(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        begun.append(request)
+        yield request
+
+    listener = await plane.listen(note)
+    reader, writer = await connect(listener.address)
+    writer.write(hello_and(wire.Final(1, 0), wire.Request(1, "1", b"late", "r", 1024)))
+    writer.write(wire.encode([wire.Request(2, "1", b"later", "r", 1024)]))
+    await until_closed(reader)
+    assert begun == []
+    assert await still_serves(plane, listener.address)
+    writer.close()

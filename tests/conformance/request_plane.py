@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests._core.secured import TOKEN, Authority, with_token
 
 from dynamo._core.context import Context
 from dynamo._core.request_plane import Handler, Listener, RequestPlane, ResponseStream
@@ -31,12 +33,17 @@ class Pair:
         return await self.calling.call(listener.address, request, context or Context())
 
 
-@pytest_asyncio.fixture(params=["inproc", "tcp", "unix"])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+@pytest_asyncio.fixture(params=["inproc", "tcp", "unix", "tls"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     serving: RequestPlane
     calling: RequestPlane
     if request.param == "inproc":
         serving = calling = InprocPlane()
+    elif request.param == "tls":
+        authority = Authority(tmp_path / "authority")
+        serving, calling = (
+            TcpPlane(local=False, credentials=with_token(TOKEN, authority.issue(name))) for name in ("one", "other")
+        )
     else:
         serving, calling = (TcpPlane(local=request.param == "unix") for _ in range(2))
     async with AsyncExitStack() as stack:

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.conformance.request_plane import DEADLINE_S, Pair, count_to, forever, pair, read
+from tests.conformance.request_plane import DEADLINE_S, Pair, Waiting, count_to, forever, pair, read
 
 from dynamo._core.context import Context
 from dynamo._core.errors import (
+    DynamoError,
     HandlerError,
     InvalidArgument,
     Overloaded,
 )
-from dynamo._core.request_plane.base import (
+from dynamo._core.limits import (
     MESSAGE_BYTES_MAX,
     METADATA_BYTES_MAX,
     REQUEST_ID_CHARS_MAX,
@@ -32,6 +33,30 @@ async def test_items_arrive_in_order_and_the_stream_ends(pair: Pair) -> None:
 async def test_a_stream_may_be_empty(pair: Pair) -> None:
     listener = await pair.listen(count_to)
     assert await read(await pair.call(listener, b"0")) == []
+
+
+class OneAnswer:
+    """Knows that its only item is the last, and must not be asked again."""
+
+    is_done = False
+
+    def __init__(self, request: bytes, context: Context) -> None:
+        self._answer = request
+
+    def __aiter__(self) -> OneAnswer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.is_done:
+            raise AssertionError("it was asked for another item")
+        self.is_done = True
+        return self._answer
+
+
+async def test_an_answer_that_is_done_with_its_only_item_is_not_asked_for_another(pair: Pair) -> None:
+    listener = await pair.listen(OneAnswer)
+    assert await read(await pair.call(listener, b"answer")) == [b"answer"]
+    assert await read(await pair.call(listener, b"again")) == [b"again"]
 
 
 async def test_an_exhausted_stream_stays_exhausted(pair: Pair) -> None:
@@ -185,11 +210,21 @@ async def test_a_handler_that_never_waits_leaves_room_for_others(pair: Pair) -> 
     [
         Context("x" * (REQUEST_ID_CHARS_MAX + 1)),
         Context("\ud800"),
+        Context(b"bytes"),  # type: ignore[arg-type]
         Context(metadata={"key": "v" * METADATA_BYTES_MAX}),
+        Context(metadata={"key": "\u20ac" * (METADATA_BYTES_MAX // 3)}),
         Context(metadata={"key": "\udc80"}),
         Context(metadata={"key": 1}),  # type: ignore[dict-item]
     ],
-    ids=["long id", "id that is no text", "large metadata", "metadata that is no text", "metadata of numbers"],
+    ids=[
+        "long id",
+        "id that is no text",
+        "id of bytes",
+        "large metadata",
+        "metadata of many bytes",
+        "metadata that is no text",
+        "metadata of numbers",
+    ],
 )
 async def test_a_context_that_cannot_travel_is_refused_and_costs_nobody_else(pair: Pair, context: Context) -> None:
     listener = await pair.listen(count_to)
@@ -197,6 +232,34 @@ async def test_a_context_that_cannot_travel_is_refused_and_costs_nobody_else(pai
     with pytest.raises(InvalidArgument):
         await pair.call(listener, b"1", context)
     assert await read(other) == [b"0", b"1"]
+
+
+class Markup(str):
+    """A text of a kind of its own, as templates and arrays have them."""
+
+
+async def test_texts_of_any_kind_travel_as_texts_and_cost_nobody_else(pair: Pair) -> None:
+    listener = await pair.listen(count_to)
+    other = await pair.call(listener, b"2")
+    stream = await pair.call(listener, b"1", Context(Markup("id"), {Markup("key"): Markup("value")}))
+    assert await read(stream) == [b"0"]
+    assert await read(other) == [b"0", b"1"]
+
+
+async def test_an_error_with_details_of_any_kind_costs_nobody_else(pair: Pair) -> None:
+    async def fails(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        raise DynamoError("no", is_full=True, name=Markup("a"))
+        yield
+
+    failing, listener = await pair.listen(fails), await pair.listen(Waiting())
+    other = await pair.call(listener)
+    assert await anext(other) == b"first"
+    with pytest.raises(DynamoError, match="no") as caught:
+        await read(await pair.call(failing))
+    assert caught.value.details == {"is_full": 1, "name": "a"}
+    assert await read(await pair.call(await pair.listen(count_to), b"1")) == [b"0"]
+    assert not other.ended
+    await other.aclose()
 
 
 async def test_items_larger_than_the_window_pass_one_by_one(pair: Pair) -> None:

@@ -10,14 +10,22 @@ layer however many hops it makes.
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar
+import math
+from typing import Annotated, ClassVar
 
 import msgspec
 
-CAUSES_MAX = 8
-MESSAGE_CHARS_MAX = 8192
-DETAILS_MAX = 32
-DETAIL_CHARS_MAX = 1024
+from dynamo._core.limits import (
+    ERROR_CAUSES_MAX,
+    ERROR_DETAIL_CHARS_MAX,
+    ERROR_DETAILS_MAX,
+    ERROR_DETAILS_READ_MAX,
+    ERROR_MESSAGE_CHARS_MAX,
+    ITEM_OVERHEAD_BYTES,
+)
+
+#: The detail of a refusal that its sender was given by somebody else, and passes on: the sender may have begun.
+RELAYED = "relayed"
 
 Detail = str | int | float
 
@@ -60,10 +68,28 @@ class CannotConnect(DynamoError):
     code = "cannot_connect"
 
 
+class Unauthorized(CannotConnect):
+    """The peer asks for a cluster token or a certificate, and ours is not the one; or the other way round."""
+
+    code = "unauthorized"
+
+
+class IncompatibleVersion(CannotConnect):
+    """The peer speaks a version of the protocol that this process does not."""
+
+    code = "incompatible_version"
+
+
 class Disconnected(DynamoError):
     """The peer was lost while the request ran."""
 
     code = "disconnected"
+
+
+class Stalled(Disconnected):
+    """The peer is there as far as anybody can see, but says nothing: it is stopped, or no item came in time."""
+
+    code = "stalled"
 
 
 class StreamIncomplete(DynamoError):
@@ -73,7 +99,7 @@ class StreamIncomplete(DynamoError):
 
 
 class DeadlineExceeded(DynamoError):
-    """The request's time was up."""
+    """The request's time was up, or its reader has taken nothing for too long."""
 
     code = "deadline_exceeded"
 
@@ -85,13 +111,20 @@ class Cancelled(DynamoError):
 
 
 class Overloaded(DynamoError):
-    """A limit is reached; try again later, or elsewhere."""
+    """A limit is reached, and the request has not begun; try again later, or elsewhere."""
 
     code = "overloaded"
 
+    @property
+    def retry_after_s(self) -> float | None:
+        """After how long another try makes sense; None if who is overloaded cannot tell."""
+        after_s = self.details.get("retry_after_s")
+        # A peer may have written it.
+        return after_s if isinstance(after_s, int | float) and 0 <= after_s < math.inf else None
+
 
 class WorkerUnavailable(DynamoError):
-    """The instance is alive but does not take this request."""
+    """The instance is alive but does not take this request: it has not begun there."""
 
     code = "worker_unavailable"
 
@@ -132,27 +165,33 @@ class WireError(msgspec.Struct, array_like=True, frozen=True):
 
     code: str
     message: str
-    details: dict[str, Detail] = {}
+    details: Annotated[dict[str, Detail], msgspec.Meta(max_length=ERROR_DETAILS_READ_MAX)] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs on its way, about."""
+        parts = [self.message, *self.details, *(value for value in self.details.values() if isinstance(value, str))]
+        return sum(map(len, parts)) + ITEM_OVERHEAD_BYTES * (1 + len(self.details))
 
 
 _BY_CODE: dict[str, type[DynamoError]] = {
     error.code: error
     for error in (
-        DynamoError, InvalidArgument, NotFound, NoInstances, CannotConnect, Disconnected, StreamIncomplete,
-        DeadlineExceeded, Cancelled, Overloaded, WorkerUnavailable, EngineShutdown, ProtocolError, ConfigError,
-        HandlerError,
+        DynamoError, InvalidArgument, NotFound, NoInstances, CannotConnect, Unauthorized, IncompatibleVersion,
+        Disconnected, Stalled, StreamIncomplete, DeadlineExceeded, Cancelled, Overloaded, WorkerUnavailable,
+        EngineShutdown, ProtocolError, ConfigError, HandlerError,
     )
 }  # fmt: skip
 
 
 def to_wire(error: BaseException) -> list[WireError]:
-    """Return the error and its causes, outermost first, at most `CAUSES_MAX` layers.
+    """Return the error and its causes, outermost first, at most `ERROR_CAUSES_MAX` layers.
 
     It never fails: an error that could not be sent would leave the caller waiting.
     """
     chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and id(current) not in map(id, chain) and len(chain) < CAUSES_MAX:
+    while current is not None and id(current) not in map(id, chain) and len(chain) < ERROR_CAUSES_MAX:
         chain.append(current)
         current = _cause(current)
     return list(map(_layer, chain))
@@ -163,8 +202,8 @@ def from_wire(layers: list[WireError]) -> DynamoError:
     if not layers:
         return DynamoError("the peer reported an error without saying which")
     errors = [
-        _BY_CODE.get(layer.code, DynamoError)(layer.message[:MESSAGE_CHARS_MAX], **layer.details)
-        for layer in layers[:CAUSES_MAX]
+        _BY_CODE.get(layer.code, DynamoError)(layer.message[:ERROR_MESSAGE_CHARS_MAX], **layer.details)
+        for layer in layers[:ERROR_CAUSES_MAX]
     ]
     for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
@@ -182,17 +221,21 @@ def _cause(error: BaseException) -> BaseException | None:
 
 def _layer(error: BaseException) -> WireError:
     if isinstance(error, DynamoError):
-        details = itertools.islice(error.details.items(), DETAILS_MAX)
-        sendable = {_text(name, DETAIL_CHARS_MAX): _detail(value) for name, value in details}
-        return WireError(error.code, _text(error.message, MESSAGE_CHARS_MAX), sendable)
-    type_name = _text(type(error).__name__, DETAIL_CHARS_MAX)
-    return WireError(HandlerError.code, _text(error, MESSAGE_CHARS_MAX), {"type_name": type_name})
+        details = itertools.islice(error.details.items(), ERROR_DETAILS_MAX)
+        sendable = {_text(name, ERROR_DETAIL_CHARS_MAX): _detail(value) for name, value in details}
+        return WireError(error.code, _text(error.message, ERROR_MESSAGE_CHARS_MAX), sendable)
+    type_name = _text(type(error).__name__, ERROR_DETAIL_CHARS_MAX)
+    return WireError(HandlerError.code, _text(error, ERROR_MESSAGE_CHARS_MAX), {"type_name": type_name})
 
 
 def _detail(value: object) -> Detail:
-    if isinstance(value, float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63):
-        return value
-    return _text(value, DETAIL_CHARS_MAX)
+    # Of subclasses (bool, numpy's float64) the value: the wire does not know them, and one that it does not take
+    # would end the connection with all that is on it.
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return int(value)
+    return _text(value, ERROR_DETAIL_CHARS_MAX)
 
 
 def _text(value: object, chars_max: int) -> str:

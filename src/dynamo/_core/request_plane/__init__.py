@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 from dynamo._core.errors import ConfigError
+from dynamo._core.request_plane._stats import PlaneStats
 from dynamo._core.request_plane.base import Address, Handler, Listener, RequestPlane, ResponseStream
 
-__all__ = ["Address", "Handler", "Listener", "RequestPlane", "ResponseStream", "open_request_plane"]
+__all__ = ["Address", "Handler", "Listener", "PlaneStats", "RequestPlane", "ResponseStream", "open_request_plane"]
 
 
-def open_request_plane(url: str) -> RequestPlane:
-    """Return the plane that `url` names. Raises `ConfigError` for one that we don't know."""
+def open_request_plane(url: str, environ: Mapping[str, str] = os.environ) -> RequestPlane:
+    """Return the plane that `url` names, with the credentials in the environment.
+
+    Raises `ConfigError` for a plane that we don't know, and for credentials that make no sense.
+    """
     scheme = url.partition(":")[0]
     if scheme == "tcp":
         from dynamo._core.request_plane.tcp import TcpPlane
 
-        return TcpPlane.from_url(url)
+        return TcpPlane.from_url(url, environ)
     if scheme == "inproc":
         from dynamo._core.request_plane.inproc import InprocPlane
 

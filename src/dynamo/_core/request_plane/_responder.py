@@ -13,9 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 
 from dynamo._core.context import Context
-from dynamo._core.errors import Cancelled, EngineShutdown, InvalidArgument, Overloaded
-from dynamo._core.request_plane._stream import ITEM_OVERHEAD_BYTES, deadline_exceeded
-from dynamo._core.request_plane.base import CLEANUP_TIMEOUT_S, MESSAGE_BYTES_MAX, READER_TIMEOUT_S, Handler
+from dynamo._core.errors import Cancelled, DeadlineExceeded, EngineShutdown, InvalidArgument
+from dynamo._core.limits import ITEM_OVERHEAD_BYTES, MESSAGE_BYTES_MAX
+from dynamo._core.request_plane._stream import deadline_exceeded
+from dynamo._core.request_plane.base import CLEANUP_TIMEOUT_S, READER_TIMEOUT_S, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -24,28 +25,39 @@ logger = logging.getLogger(__name__)
 ITEMS_PER_TURN = 128
 
 
+class Serving:
+    """A handler, and what it has done: of every listener."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.running: dict[asyncio.Task[None], Responder] = {}
+        #: The bytes of the items that were sent, of requests that have ended.
+        self.sent_bytes = 0
+
+
 class Responder(ABC):
     """Serves one request. A plane says how items, the end and an error leave the process."""
 
-    __slots__ = ("_credit_bytes", "_task", "_waiter", "context", "count", "over")
+    __slots__ = ("_credit_bytes", "_granted_bytes", "_task", "_waiter", "context", "count", "over")
 
     def __init__(self, context: Context, window_bytes: int) -> None:
         self.context = context
         self.count = 0
         #: Whether the caller has been told how the stream ended, or has left; nothing more is sent.
         self.over = False
-        self._credit_bytes = window_bytes
+        self._credit_bytes = self._granted_bytes = window_bytes
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, handler: Handler, payload: bytes) -> asyncio.Task[None]:
+    def start(self, serving: Serving, payload: bytes) -> asyncio.Task[None]:
         """Run the handler in a task of its own."""
-        self._task = asyncio.get_running_loop().create_task(self._serve(handler, payload))
+        self._task = asyncio.get_running_loop().create_task(self._serve(serving, payload))
         return self._task
 
     def add_credit(self, size_bytes: int) -> None:
         """The reader has consumed so much more."""
         self._credit_bytes += size_bytes
+        self._granted_bytes += size_bytes
         self.wake()
 
     def wake(self) -> None:
@@ -91,7 +103,7 @@ class Responder(ABC):
 
     # The story of one request.
 
-    async def _serve(self, handler: Handler, payload: bytes) -> None:
+    async def _serve(self, serving: Serving, payload: bytes) -> None:
         timer = None
         if self.context.deadline is not None:
             if self.context.remaining_s() == 0:
@@ -100,7 +112,7 @@ class Responder(ABC):
             expire = lambda: self.end(deadline_exceeded(self.context))  # noqa: E731
             timer = asyncio.get_running_loop().call_at(self.context.deadline, expire)
         try:
-            await self._pump(handler(payload, self.context))
+            await self._pump(serving.handler(payload, self.context))
         except asyncio.CancelledError:
             self._report(Cancelled("the handler was cancelled"))
         except (Exception, SystemExit) as error:  # sys.exit in a handler ends its request, not the worker
@@ -115,6 +127,8 @@ class Responder(ABC):
         finally:
             if timer is not None:
                 timer.cancel()
+            # What the credit has paid for: so no item need be counted.
+            serving.sent_bytes += self._granted_bytes - self._credit_bytes - ITEM_OVERHEAD_BYTES * self.count
 
     def _report(self, error: BaseException) -> None:
         if not self.over:
@@ -135,6 +149,8 @@ class Responder(ABC):
                 self.count += 1
                 self._credit_bytes -= size_bytes + ITEM_OVERHEAD_BYTES
                 if self.count % ITEMS_PER_TURN == 1:
+                    if getattr(items, "is_done", False):
+                        return  # there was one item, which leaves together with the end
                     # The first item leaves before the handler goes on: it never waits for the second.
                     await asyncio.sleep(0)
         except BaseException:
@@ -151,7 +167,7 @@ class Responder(ABC):
                 async with asyncio.timeout(READER_TIMEOUT_S):
                     await self._waiter
             except TimeoutError:
-                raise Overloaded(f"the reader of the stream took nothing for {READER_TIMEOUT_S:.0f} s") from None
+                raise DeadlineExceeded(f"the reader of the stream took nothing for {READER_TIMEOUT_S:.0f} s") from None
             finally:
                 self._waiter = None
 

@@ -12,10 +12,7 @@ from abc import ABC, abstractmethod
 
 from dynamo._core.context import Context
 from dynamo._core.errors import Cancelled, DeadlineExceeded, ProtocolError, StreamIncomplete
-from dynamo._core.request_plane.base import MESSAGE_BYTES_MAX
-
-#: What an item weighs besides its bytes, so that empty items are not free.
-ITEM_OVERHEAD_BYTES = 16
+from dynamo._core.limits import ITEM_OVERHEAD_BYTES, MESSAGE_BYTES_MAX
 
 
 def weight(items: list[bytes]) -> int:
@@ -113,6 +110,10 @@ class ItemStream(ABC):
     def ended(self) -> bool:
         return self._ended
 
+    @property
+    def failure(self) -> BaseException | None:
+        return self._error
+
     # The reader's side.
 
     def __aiter__(self) -> ItemStream:
@@ -195,9 +196,14 @@ class ItemStream(ABC):
 
     def _on_context(self, killed: bool) -> None:
         if killed:
-            self._end(Cancelled(f"request {self._context.request_id} was cancelled"), abandoned=True)
+            self._end(cancelled(self._context), abandoned=True)
         else:
             self.on_stop()
+
+
+def cancelled(context: Context) -> Cancelled:
+    """The error of a request that was killed."""
+    return Cancelled(f"request {context.request_id} was cancelled", request_id=context.request_id)
 
 
 def deadline_exceeded(context: Context) -> DeadlineExceeded:

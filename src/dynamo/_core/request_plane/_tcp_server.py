@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from typing import cast
 
 from dynamo._core import wire
 from dynamo._core.context import Context
+from dynamo._core.credentials import TLS_CA, TLS_CERT, TLS_KEY, Credentials, TlsFiles
 from dynamo._core.errors import (
+    CannotConnect,
     ConfigError,
     DynamoError,
     InvalidArgument,
@@ -18,25 +21,30 @@ from dynamo._core.errors import (
     WorkerUnavailable,
     to_wire,
 )
+from dynamo._core.limits import CONNECTIONS_MAX, ITEM_OVERHEAD_BYTES, STREAMS_MAX
 from dynamo._core.loopback import is_loopback
+from dynamo._core.request_plane import _stats
 from dynamo._core.request_plane._connection import Connection, close_all
-from dynamo._core.request_plane._responder import Responder, end_all
-from dynamo._core.request_plane._stream import ITEM_OVERHEAD_BYTES
-from dynamo._core.request_plane._tcp_address import same_user
-from dynamo._core.request_plane.base import STREAMS_MAX, Address, Handler, check_request
+from dynamo._core.request_plane._handshake import Handshake
+from dynamo._core.request_plane._responder import Responder, Serving, end_all
+from dynamo._core.request_plane._stats import PlaneStats
+from dynamo._core.request_plane._tcp_address import format_address, same_user
+from dynamo._core.request_plane._tls_door import TellingContext, TlsDoor
+from dynamo._core.request_plane.base import Address, Handler, check_request
 
-#: Processes that may be connected at a time.
-CONNECTIONS_MAX = 8192
+logger = logging.getLogger(__name__)
+
+#: Connections that wait while the event loop is busy with others.
+BACKLOG = 1024
 
 
-class TcpListener:
+class TcpListener(Serving):
     """A handler that takes requests from sockets."""
 
     def __init__(self, server: TcpServer, target: str, handler: Handler) -> None:
+        super().__init__(handler)
         self._server = server
         self._target = target
-        self.handler = handler
-        self.running: dict[asyncio.Task[None], Responder] = {}
 
     @property
     def address(self) -> Address:
@@ -50,17 +58,24 @@ class TcpListener:
 class TcpServer:
     """The sockets of this process, and the handlers behind them."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials, stats: PlaneStats) -> None:
+        self.credentials = credentials
+        self.stats = stats
         self.listeners: dict[str, TcpListener] = {}
-        self.connections: set[_ServerConnection] = set()
+        # A dict for its order, which is that of every run.
+        self.connections: dict[ServerConnection, None] = {}
         self._sockets: list[asyncio.Server] = []
+        self._door: TlsDoor | None = None
         self._host_and_port = ""
         self._local_name = ""
         self._targets = 0
+        self.is_closed = False
 
     @classmethod
-    async def start(cls, host: str, port: int, *, local: bool) -> TcpServer:
-        server = cls()
+    async def start(
+        cls, host: str, port: int, *, local: bool, credentials: Credentials, stats: PlaneStats
+    ) -> TcpServer:
+        server = cls(credentials, stats)
         try:
             if not local or port or not is_loopback(host):
                 await server._listen_at(host, port)
@@ -71,17 +86,41 @@ class TcpServer:
             raise
         return server
 
+    def connection(self, address: object = None) -> ServerConnection:
+        """Return the serving end for somebody who connects; `address` is his, if it is known by now."""
+        return ServerConnection(self, address)
+
     async def _listen_at(self, host: str, port: int) -> None:
-        loop = asyncio.get_running_loop()
+        tls = self.credentials.tls
+        if tls is None and not is_loopback(host):
+            logger.warning(
+                "requests and answers cross the network in the clear to and from %s; set %s, %s and %s",
+                host, TLS_CERT, TLS_KEY, TLS_CA,
+            )  # fmt: skip
         try:
-            server = await loop.create_server(lambda: _ServerConnection(self), host, port, backlog=1024)
+            bound_host, bound_port = (
+                await self._listen_plainly(host, port) if tls is None else self._listen_with_tls(host, port, tls)
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen for requests at {host}:{port} ({error.strerror}); set DYN_REQUEST_PLANE=tcp://HOST:PORT"
             ) from error
+        self._host_and_port = f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+
+    async def _listen_plainly(self, host: str, port: int) -> tuple[str, int]:
+        server = await asyncio.get_running_loop().create_server(self.connection, host, port, backlog=BACKLOG)
         self._sockets.append(server)
         bound_host, bound_port = server.sockets[0].getsockname()[:2]
-        self._host_and_port = f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+        return bound_host, bound_port
+
+    def _listen_with_tls(self, host: str, port: int, tls: TlsFiles) -> tuple[str, int]:
+        context = tls.server_context(TellingContext)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening.setblocking(False)
+        self._door = TlsDoor(listening, context, self.connection)
+        bound_host, bound_port = listening.getsockname()[:2]
+        return bound_host, bound_port
 
     async def _listen_locally(self) -> None:
         name = f"dynamo-{secrets.token_hex(16)}"
@@ -89,7 +128,7 @@ class TcpServer:
         try:
             sock.bind("\0" + name)
             loop = asyncio.get_running_loop()
-            server = await loop.create_unix_server(lambda: _ServerConnection(self), sock=sock, backlog=1024)
+            server = await loop.create_unix_server(self.connection, sock=sock, backlog=BACKLOG)
         except BaseException:
             sock.close()
             raise
@@ -106,35 +145,55 @@ class TcpServer:
         self.listeners.pop(target, None)
 
     def address_of(self, target: str) -> Address:
-        return f"tcp://{self._host_and_port}/{target}" + (f"?local={self._local_name}" if self._local_name else "")
+        return format_address(self._host_and_port, target, self._local_name)
 
     async def close(self) -> None:
+        self.is_closed = True
         for server in self._sockets:
             server.close()
+        if self._door is not None:
+            await self._door.close()
         await asyncio.gather(*(listener.close() for listener in list(self.listeners.values())))
         await close_all(self.connections)
 
 
-class _ServerConnection(Connection):
+class ServerConnection(Connection):
     """The serving end: starts a responder for each request."""
 
-    def __init__(self, server: TcpServer) -> None:
-        super().__init__()
+    def __init__(self, server: TcpServer, address: object) -> None:
+        super().__init__(Handshake("server", server.credentials.token), server.stats)
         self._server = server
         self._responders: dict[int, _TcpResponder] = {}
         # The Items messages of this turn's frame, by stream: later items of the turn join them.
         self.open_items: dict[int, wire.Items] = {}
+        self._origin = _origin(address)
+        # Now, and not when the connection is made: that is after the handshake of TLS, which may never end.
+        self.start_timer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not same_user(transport) or len(self._server.connections) >= CONNECTIONS_MAX:
-            cast("asyncio.Transport", transport).abort()
-            return
-        self._server.connections.add(self)
-        super().connection_made(transport)
+        self._origin = _origin(transport.get_extra_info("peername"))
+        sock = transport.get_extra_info("socket")
+        if sock is not None and not same_user(sock):
+            self._turn_away(transport, _stats.OTHER_USER, "another user of this host wants to connect")
+        elif len(self._server.connections) >= CONNECTIONS_MAX:
+            what = f"{CONNECTIONS_MAX} processes are connected already"
+            self._turn_away(transport, _stats.TOO_MANY_CONNECTIONS, what)
+        else:
+            if self._server.is_closed:  # meanwhile
+                self.abort(CannotConnect("this process takes no more requests"))
+            self._server.connections[self] = None
+            super().connection_made(transport)
+
+    def _turn_away(self, transport: asyncio.BaseTransport, reason: str, message: str) -> None:
+        self.stats.fail_hello(reason, self.where(), message, self.loop.time())
+        cast("asyncio.Transport", transport).abort()
+
+    def where(self) -> str:
+        return self._origin
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
 
     def on_message(self, message: wire.Message) -> None:
         if type(message) is wire.Request:
@@ -152,6 +211,8 @@ class _ServerConnection(Connection):
             raise ProtocolError(f"a client does not send {type(message).__name__}")
 
     def _start(self, request: wire.Request) -> None:
+        if self.lost:  # by what was said in the same breath
+            return
         stream_id = request.stream_id
         if stream_id in self._responders:
             raise ProtocolError(f"stream {stream_id} was opened twice")
@@ -165,10 +226,10 @@ class _ServerConnection(Connection):
             if listener is None:
                 raise WorkerUnavailable("the instance no longer serves this endpoint")
         except (InvalidArgument, Overloaded, WorkerUnavailable) as error:
-            self.post(wire.Error(stream_id, 0, to_wire(error)))
+            self.post_error(stream_id, 0, error)
             return
         responder = self._responders[stream_id] = _TcpResponder(self, stream_id, context, request.window_bytes)
-        task = responder.start(listener.handler, request.payload)
+        task = responder.start(listener, request.payload)
         running = listener.running
         running[task] = responder
 
@@ -177,6 +238,11 @@ class _ServerConnection(Connection):
             del self._responders[stream_id]
 
         task.add_done_callback(done)
+
+    def post_error(self, stream_id: int, count: int, error: BaseException) -> None:
+        """Say that a stream ended after so many items with an error."""
+        layers = to_wire(error)
+        self.post(wire.Error(stream_id, count, layers), sum(layer.size_bytes for layer in layers))
 
     def on_flushed(self) -> None:
         self.open_items.clear()
@@ -194,10 +260,15 @@ class _ServerConnection(Connection):
         return any(not responder.over for responder in self._responders.values())
 
 
+def _origin(address: object) -> str:
+    """Say from where somebody connects."""
+    return f"from {address[0]} port {address[1]}" if isinstance(address, tuple) else "from this host"
+
+
 class _TcpResponder(Responder):
     __slots__ = ("_connection", "_stream_id")
 
-    def __init__(self, connection: _ServerConnection, stream_id: int, context: Context, window_bytes: int) -> None:
+    def __init__(self, connection: ServerConnection, stream_id: int, context: Context, window_bytes: int) -> None:
         super().__init__(context, window_bytes)
         self._connection = connection
         self._stream_id = stream_id
@@ -217,7 +288,7 @@ class _TcpResponder(Responder):
         self._connection.post(wire.Final(self._stream_id, self.count))
 
     def send_error(self, error: BaseException) -> None:
-        self._connection.post(wire.Error(self._stream_id, self.count, to_wire(error)))
+        self._connection.post_error(self._stream_id, self.count, error)
 
     def blocked(self) -> bool:
         return self._connection.paused

@@ -12,23 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from dynamo._core.context import Context
-from dynamo._core.errors import InvalidArgument
+from dynamo._core.errors import DynamoError, InvalidArgument
+from dynamo._core.limits import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, REQUEST_ID_CHARS_MAX
 
-#: A response stream may be this far ahead of its reader before its producer is paused.
-STREAM_WINDOW_BYTES = 1 << 20
-#: The largest request, and the largest item of a response.
-MESSAGE_BYTES_MAX = 32 << 20
-#: What else a request may carry.
-REQUEST_ID_CHARS_MAX = 256
-METADATA_BYTES_MAX = 64 << 10
-#: Streams that one connection carries at a time.
-STREAMS_MAX = 65536
 #: A stream whose reader takes nothing for so long is ended: its handler may hold something that others need.
-READER_TIMEOUT_S = 600.0
+READER_TIMEOUT_S = 60.0
 #: So long may handlers that were ended take to clean up before a listener closes without them.
 CLEANUP_TIMEOUT_S = 5.0
 
-#: Serves one request: takes its bytes and its context, yields the items of the response.
+#: Serves one request: takes its bytes and its context, yields the items of the response. An iterator may have a
+#: true `is_done` when its only item was handed out: then it is not asked for another one.
 Handler = Callable[[bytes, Context], AsyncIterator[bytes]]
 
 #: Where a handler listens. Opaque to everyone but the plane that made it.
@@ -49,9 +42,23 @@ class ResponseStream(Protocol):
     async def aclose(self) -> None:
         """Cancel the work behind the stream. A second call changes nothing."""
 
+    def leave(self) -> None:
+        """What `aclose` does, for callers that cannot wait. A reader that waits finds the end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more arrives; what has arrived may still be read."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What its reader is yet to be told, once the items before it are read."""
+
 
 class Listener(Protocol):
     """A handler that takes requests."""
+
+    #: The bytes of the items that were sent, of requests that have ended.
+    sent_bytes: int
 
     @property
     def address(self) -> Address: ...
@@ -70,28 +77,44 @@ class RequestPlane(Protocol):
         """Start to serve `handler`; return when it can be called."""
 
     async def call(self, to: Address, request: bytes, context: Context) -> ResponseStream:
-        """Send a request. Raises `CannotConnect` if the peer was not reached."""
+        """Send a request. Raises `CannotConnect` if the peer was not reached.
+
+        A plane that is closed raises a plain `DynamoError`: it is no fault of the peer, and no time mends it.
+        """
 
     async def close(self) -> None:
         """Close every connection and listener. A closed plane takes no requests and no handlers."""
+
+
+def closed() -> DynamoError:
+    """What is raised by a plane that is closed."""
+    return DynamoError("this request plane is closed; open a new one")
 
 
 def check_request(payload: bytes, request_id: str, metadata: dict[str, str]) -> None:
     """Raise `InvalidArgument` for a request that no plane carries. Both ends ask."""
     if len(payload) > MESSAGE_BYTES_MAX:
         raise InvalidArgument(f"a request of {len(payload)} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
-    if len(request_id) > REQUEST_ID_CHARS_MAX or not (request_id.isascii() or _is_text(request_id)):
-        raise InvalidArgument(f"the request id {request_id[:80]!r} is not a text of at most {REQUEST_ID_CHARS_MAX}")
+    is_text = (type(request_id) is str and request_id.isascii()) or _is_text(request_id)
+    if not is_text or len(request_id) > REQUEST_ID_CHARS_MAX:
+        raise InvalidArgument(
+            f"the request id {str(request_id)[:80]!r} is not a text of at most {REQUEST_ID_CHARS_MAX} characters"
+        )
     if metadata:
+        if len(metadata) > METADATA_ENTRIES_MAX:
+            raise InvalidArgument(
+                f"the metadata of a request has {len(metadata)} entries; the limit is {METADATA_ENTRIES_MAX}"
+            )
         if not all(_is_text(key) and _is_text(value) for key, value in metadata.items()):
             raise InvalidArgument("the metadata of a request maps texts to texts")
-        if sum(len(key) + len(value) for key, value in metadata.items()) > METADATA_BYTES_MAX:
-            raise InvalidArgument(f"the metadata of a request exceeds the limit of {METADATA_BYTES_MAX} bytes")
+        size_bytes = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+        if size_bytes > METADATA_BYTES_MAX:
+            raise InvalidArgument(f"the metadata of a request is {size_bytes} bytes; the limit is {METADATA_BYTES_MAX}")
 
 
 def _is_text(value: object) -> bool:
     """Whether `value` is a str that can be encoded: one read from JSON or a file name need not be."""
     try:
-        return isinstance(value, str) and value.encode() is not None
+        return isinstance(value, str) and (value.isascii() or value.encode() is not None)
     except UnicodeEncodeError:
         return False

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 
 from dynamo._core.context import Context
-from dynamo._core.errors import CannotConnect, DynamoError, Overloaded, from_wire, to_wire
-from dynamo._core.request_plane._responder import Responder, end_all
+from dynamo._core.errors import CannotConnect, Overloaded, from_wire, to_wire
+from dynamo._core.limits import STREAM_WINDOW_BYTES, STREAMS_MAX
+from dynamo._core.request_plane._responder import Responder, Serving, end_all
 from dynamo._core.request_plane._stream import ItemStream
-from dynamo._core.request_plane.base import STREAM_WINDOW_BYTES, STREAMS_MAX, Address, Handler, check_request
+from dynamo._core.request_plane.base import Address, Handler, check_request, closed
 
 
 class InprocPlane:
@@ -25,7 +26,7 @@ class InprocPlane:
 
     async def listen(self, handler: Handler) -> InprocListener:
         if self._closed:
-            raise DynamoError("this request plane is closed; open a new one")
+            raise closed()
         self._count += 1
         listener = InprocListener(self, f"inproc://{self._count}", handler)
         self._listeners[listener.address] = listener
@@ -33,6 +34,8 @@ class InprocPlane:
 
     async def call(self, to: Address, request: bytes, context: Context) -> ItemStream:
         check_request(request, context.request_id, context.metadata)
+        if self._closed:
+            raise closed()
         listener = self._listeners.get(to)
         if listener is None:
             raise CannotConnect(f"nothing listens at {to}", address=to)
@@ -47,14 +50,13 @@ class InprocPlane:
         self._listeners.pop(address, None)
 
 
-class InprocListener:
+class InprocListener(Serving):
     """A handler that takes requests."""
 
     def __init__(self, plane: InprocPlane, address: Address, handler: Handler) -> None:
+        super().__init__(handler)
         self._plane = plane
         self._address = address
-        self._handler = handler
-        self._running: dict[asyncio.Task[None], Responder] = {}
 
     @property
     def address(self) -> Address:
@@ -62,20 +64,20 @@ class InprocListener:
 
     def open(self, request: bytes, context: Context) -> ItemStream:
         """Start a request and return the reading end of its responses."""
-        if len(self._running) >= STREAMS_MAX:
+        if len(self.running) >= STREAMS_MAX:
             raise Overloaded(f"{STREAMS_MAX} requests to {self._address} are open already", address=self._address)
         inner = Context(context.request_id, dict(context.metadata), deadline=context.deadline)
         responder = _InprocResponder(inner, STREAM_WINDOW_BYTES)
         stream = responder.stream = _InprocStream(context, responder)
-        task = responder.start(self._handler, request)
-        self._running[task] = responder
-        task.add_done_callback(self._running.pop)
+        task = responder.start(self, request)
+        self.running[task] = responder
+        task.add_done_callback(self.running.pop)
         stream.follow_context()
         return stream
 
     async def close(self, drain_s: float = 0.0) -> None:
         self._plane.forget(self._address)
-        await end_all(self._running, drain_s)
+        await end_all(self.running, drain_s)
 
 
 class _InprocStream(ItemStream):
