@@ -10,14 +10,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import chat, depends, machine, rpc, serve, startup
+from benchmarks import chat, depends, follow, machine, rpc, serve, startup
 from benchmarks.children import BenchmarkFailed
 from benchmarks.peer import PEER_VERSION, installed_peer
 from benchmarks.systems import ours
 
-_BENCHMARKS = {"rpc": rpc, "http": chat, "startup": startup, "depends": depends, "serve": serve}
+_BENCHMARKS = {"rpc": rpc, "http": chat, "startup": startup, "depends": depends, "serve": serve, "follow": follow}
 #: These measure what the published system does not have.
-_WITHOUT_PEER = ("depends", "serve")
+_WITHOUT_PEER = ("depends", "serve", "follow")
 _QUICK = {"window_s": 0.2, "runs": 1, "concurrency": [1, 4]}
 
 
@@ -65,7 +65,8 @@ _WHAT = (
     "http: streamed chat completions through the frontend and one Python worker. "
     "startup: import time, time to the first answer, idle memory. "
     "depends: a call from one service to another, beside a call of a bare client. "
-    "serve: how soon `dynamo serve` has a graph of ten services ready, and has it ended after Ctrl-C."
+    "serve: how soon `dynamo serve` has a graph of ten services ready, and has it ended after Ctrl-C. "
+    "follow: CPU and memory of a client that follows 1,000 instances which join and leave."
 )
 _EPILOG = "Figures are medians with [smallest-largest]; call differences below 1.5x ties on a shared machine."
 _started = time.monotonic()

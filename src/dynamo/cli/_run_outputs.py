@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeVar
 
 from dynamo._core.address import MODEL_CARDS, REGISTRATIONS, EndpointId
-from dynamo._core.discovery import discovery_url_from_env, open_discovery
+from dynamo._core.discovery import DiscoveryStatus, discovery_url_from_env, open_discovery
 from dynamo._core.discovery.base import LEASE_TTL_S, Change, Discovery, Lease
 from dynamo._core.errors import EngineShutdown
 from dynamo.cli._run_engines import LocalEngine
@@ -151,6 +151,10 @@ class OneEndpoint:
     def __init__(self, discovery: Discovery, endpoint: EndpointId) -> None:
         self._discovery = discovery
         self._cards = endpoint.model_card_key(0).removesuffix("0")
+
+    @property
+    def status(self) -> DiscoveryStatus:
+        return self._discovery.status
 
     async def grant(self, ttl_s: float = LEASE_TTL_S) -> Lease:
         return await self._discovery.grant(ttl_s)

@@ -1,7 +1,8 @@
 """Discovery by URL: which implementation, and where.
 
-`memory:` is one process; `file:///some/dir` is the processes of one host. Without a setting, the
-processes of one user on one host find each other in a directory of that user's own.
+`memory:` is one process; `file:///some/dir` is the processes of one host; `etcd://host:2379` is all that share
+an etcd. Without a setting, the processes of one user on one host find each other in a directory of that
+user's own.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Callable, Mapping
 from typing import cast
 from urllib.parse import quote, unquote
 
+from dynamo._core._shown_url import without_password
 from dynamo._core.discovery.base import Change, Delete, Discovery, Lease, Put, Synced
+from dynamo._core.discovery.status import DiscoveryStatus
 from dynamo._core.errors import ConfigError
 
 __all__ = [
     "Change",
     "Delete",
     "Discovery",
+    "DiscoveryStatus",
     "Lease",
     "Put",
     "Synced",
@@ -31,17 +35,24 @@ _IMPLEMENTATIONS = {
     "memory": "dynamo._core.discovery.memory:MemoryDiscovery",
     "file": "dynamo._core.discovery.file:FileDiscovery",
 }
-_KNOWN = "this version has memory: and file:///some/dir"
+#: Where etcd is if nobody says.
+ENDPOINTS_DEFAULT = "http://localhost:2379"
+_KNOWN = "there are memory:, file:///some/dir and etcd://host:2379"
 # What DYN_DISCOVERY_BACKEND may be, and what DYN_DISCOVERY says instead.
-_BACKENDS = {"mem": "memory:", "memory": "memory:", "file": "file:"}
+_BACKENDS = {"mem": "memory:", "memory": "memory:", "file": "file:", "etcd": "etcd:"}
 
 
 def open_discovery(url: str) -> Discovery:
     """Return the discovery that `url` names. `memory:` is a new, empty one each time."""
     scheme, colon, rest = url.partition(":")
+    if scheme in ("etcd", "etcds"):
+        from dynamo._core.discovery._etcd_url import open_etcd
+
+        return open_etcd(url)
     target = _IMPLEMENTATIONS.get(scheme) if colon else None
     if target is None:
-        raise ConfigError(f"DYN_DISCOVERY is {url!r}, which names no known discovery: {_KNOWN}", url=url)
+        shown = without_password(url)
+        raise ConfigError(f"DYN_DISCOVERY is {shown!r}, which names no known discovery: {_KNOWN}", url=shown)
     arguments = _file_arguments(url, rest) if scheme == "file" else _no_arguments(url, rest)
     module, _, name = target.partition(":")
     make = cast("Callable[..., Discovery]", getattr(importlib.import_module(module), name))
@@ -51,19 +62,22 @@ def open_discovery(url: str) -> Discovery:
 def discovery_url_from_env(environ: Mapping[str, str]) -> str:
     """Return the URL that the environment asks for; the user's own directory if it asks for none.
 
-    `DYN_DISCOVERY` decides. Without it the older `DYN_DISCOVERY_BACKEND` (`file`, `mem`) and
-    `DYN_FILE_KV` (the directory) are understood.
+    `DYN_DISCOVERY` decides. Without it the older `DYN_DISCOVERY_BACKEND` (`file`, `mem`, `etcd`),
+    `DYN_FILE_KV` (the directory) and `ETCD_ENDPOINTS` are understood.
     """
     if url := environ.get("DYN_DISCOVERY"):
         return url
     directory = environ.get("DYN_FILE_KV")
-    backend = environ.get("DYN_DISCOVERY_BACKEND") or ("file" if directory else None)
-    if backend is None and environ.get("ETCD_ENDPOINTS"):
-        raise ConfigError(f"ETCD_ENDPOINTS is set, but {_KNOWN}; unset it, or say what you want with DYN_DISCOVERY")
+    endpoints = environ.get("ETCD_ENDPOINTS")
+    backend = environ.get("DYN_DISCOVERY_BACKEND") or ("file" if directory else "etcd" if endpoints else None)
     if backend is not None and backend not in _BACKENDS:
         raise ConfigError(
             f"DYN_DISCOVERY_BACKEND is {backend!r}, but {_KNOWN}; set DYN_DISCOVERY to one of them", backend=backend
         )
+    if backend == "etcd":
+        from dynamo._core.discovery._etcd_url import url_of_endpoints
+
+        return url_of_endpoints(endpoints or ENDPOINTS_DEFAULT)
     if backend is None or _BACKENDS[backend] == "file:":
         return _file_url(os.path.abspath(directory)) if directory else default_url(environ)
     return _BACKENDS[backend]

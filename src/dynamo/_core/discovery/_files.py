@@ -28,9 +28,8 @@ import msgspec
 
 from dynamo._core.discovery._locks import HeldLock, Lock, is_file, try_flock
 from dynamo._core.errors import ConfigError, DynamoError, Overloaded
+from dynamo._core.limits import FILE_SNAPSHOT_BYTES_MAX
 
-#: All keys of one lease together: the largest file that is written, and that is read.
-SNAPSHOT_BYTES_MAX = 64 << 20
 #: The id under which keys without a lease are kept.
 NO_LEASE = 0
 
@@ -204,9 +203,9 @@ class Files:
             settled = time.time_ns() - found.st_ctime_ns > _SETTLED_NS
             stamp = _stamp(found) if settled else None
             try:
-                if found.st_size > SNAPSHOT_BYTES_MAX:
-                    raise ValueError(f"{found.st_size} bytes are more than {SNAPSHOT_BYTES_MAX}")
-                return Loaded(True, self._decoder.decode(file.read(SNAPSHOT_BYTES_MAX)).entries, stamp)
+                if found.st_size > FILE_SNAPSHOT_BYTES_MAX:
+                    raise ValueError(f"{found.st_size} bytes are more than {FILE_SNAPSHOT_BYTES_MAX}")
+                return Loaded(True, self._decoder.decode(file.read(FILE_SNAPSHOT_BYTES_MAX)).entries, stamp)
             except (ValueError, RecursionError, OSError) as error:
                 self.warn(f"{path} is damaged and is ignored: {error}")
                 return Loaded(True, None, stamp)
@@ -214,8 +213,8 @@ class Files:
     def store(self, id: int, entries: Mapping[str, Entry]) -> None:
         """Replace the keys of a lease."""
         content = msgspec.msgpack.encode(_Snapshot(dict(entries)))
-        if len(content) > SNAPSHOT_BYTES_MAX:
-            raise Overloaded(f"the keys of one lease have {len(content)} bytes; at most {SNAPSHOT_BYTES_MAX} fit")
+        if len(content) > FILE_SNAPSHOT_BYTES_MAX:
+            raise Overloaded(f"the keys of one lease have {len(content)} bytes; at most {FILE_SNAPSHOT_BYTES_MAX} fit")
         fd = self._open_new()
         try:
             with os.fdopen(fd, "wb") as file:

@@ -24,6 +24,7 @@ from dynamo._core.discovery._inotify import ChangeSource, open_inotify
 from dynamo._core.discovery._locks import HeldLock, Lock
 from dynamo._core.discovery._view import DirectoryView
 from dynamo._core.discovery._watches import Watches
+from dynamo._core.discovery.status import DiscoveryStatus
 from dynamo._core.errors import DynamoError
 
 SWEEP_S = 5.0
@@ -44,7 +45,15 @@ _log = logging.getLogger(__name__)
 class Follower:
     """Follows one directory for the watches and the leases of one discovery."""
 
-    def __init__(self, files: Files, watches: Watches, random: random_module.Random, *, use_inotify: bool) -> None:
+    def __init__(
+        self,
+        files: Files,
+        watches: Watches,
+        status: DiscoveryStatus,
+        random: random_module.Random,
+        *,
+        use_inotify: bool,
+    ) -> None:
         self.view = DirectoryView(files)
         #: What the watches have been told: the keys of all live leases.
         self.known: dict[str, bytes] = {}
@@ -54,6 +63,7 @@ class Follower:
         self._irremovable: set[int] = set()
         self._files = files
         self._watches = watches
+        self._status = status
         self._random = random
         self._use_inotify = use_inotify
         # Set while following.
@@ -78,12 +88,14 @@ class Follower:
         self._timers.clear()
         if self._source is not None:
             self._source.close()
+        self._status.forget(self)
         self._loop = self._source = self._identity = None
 
     def refresh(self) -> None:
         """Look at everything now. Raises OSError or `ConfigError` if the directory cannot be read."""
         self.attach()
         self.view.rescan()
+        self._status.note_well(self)
         self.tell()
 
     def refresh_keys(self) -> None:
@@ -220,6 +232,7 @@ class Follower:
         try:
             self.refresh()
         except (OSError, DynamoError) as error:
+            self._status.note_trouble(self, f"cannot follow {self._files.directory}: {error}")
             self._complain(error)
 
     def _look(self, id: int, *, lock: bool = True, keys: bool = True) -> bool:

@@ -11,8 +11,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from dynamo._core.discovery.base import KEY_CHARS_MAX, VALUE_BYTES_MAX, Change, Delete, Put, Synced
+from dynamo._core.discovery.base import Change, Delete, Put, Synced
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.limits import KEY_CHARS_MAX, VALUE_BYTES_MAX
 
 # Stands in the queue between what existed and what changed. No key is empty.
 _SYNCED = ""

@@ -1,7 +1,7 @@
 """Discovery: who is alive.
 
 A key lives as long as its lease; a key without a lease lives until it is deleted. The meanings below
-are kept by every implementation and checked by the same suite, `tests/conformance/test_discovery.py`.
+are kept by every implementation and checked by the same suites, `tests/conformance/test_discovery*.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from dynamo._core.discovery.status import DiscoveryStatus
+
 LEASE_TTL_S = 10.0
-VALUE_BYTES_MAX = 1 << 20
-KEY_CHARS_MAX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,15 @@ class Lease(Protocol):
 
 
 class Discovery(Protocol):
-    """A small key-value store with leases and watches."""
+    """A small key-value store with leases and watches.
+
+    Losing its server is not losing whoever is alive: watches keep what they have said, leases and their keys come
+    again by themselves when the server does, and `status` says meanwhile that all this may be old.
+    """
+
+    @property
+    def status(self) -> DiscoveryStatus:
+        """Whether what it tells is current. The same object for ever."""
 
     async def grant(self, ttl_s: float = LEASE_TTL_S) -> Lease:
         """Return a lease that is kept alive until it is closed or its process ends."""
@@ -68,7 +76,10 @@ class Discovery(Protocol):
         """Return the keys that begin with `prefix`, in order."""
 
     async def delete(self, key: str) -> None:
-        """Delete a key; one that is not there is no error."""
+        """Delete a key; one that is not there is no error.
+
+        A key of one's own lease is deleted later if the server cannot be reached now: whoever leaves need not wait.
+        """
 
     def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
         """Yield what exists as `Put`, then `Synced`, then each change, for ever.

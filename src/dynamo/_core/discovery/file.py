@@ -21,9 +21,10 @@ from dynamo._core.discovery._follow import Follower
 from dynamo._core.discovery._locks import HeldLock
 from dynamo._core.discovery._watches import Watches, check_key, check_ttl, check_value
 from dynamo._core.discovery.base import LEASE_TTL_S, Change, Lease
+from dynamo._core.discovery.status import DiscoveryStatus
 from dynamo._core.errors import DynamoError, NotFound, Overloaded
+from dynamo._core.limits import FILE_LEASES_MAX
 
-LEASES_MAX = 10_000
 #: Changes take a millisecond; whoever keeps others from theirs for so long is stopped, or stuck.
 MUTEX_TIMEOUT_S = 5.0
 _MUTEX_RETRY_S_MAX = 0.025
@@ -61,7 +62,9 @@ class FileDiscovery:
         self._random = random or random_module.SystemRandom()
         self._files = Files(os.path.abspath(directory))
         self._watches = Watches()
-        self._follower = Follower(self._files, self._watches, self._random, use_inotify=use_inotify)
+        #: Degraded while the directory cannot be read.
+        self.status = DiscoveryStatus()
+        self._follower = Follower(self._files, self._watches, self.status, self._random, use_inotify=use_inotify)
         self._mutex_timeout_s = mutex_timeout_s
         self._closed = False
 
@@ -150,8 +153,8 @@ class FileDiscovery:
         self._follower.start()
         self._follower.attach()
         taken = self._files.ids()
-        if len(taken) >= LEASES_MAX:
-            raise Overloaded(f"{self._files.directory} has {LEASES_MAX} leases and takes no more")
+        if len(taken) >= FILE_LEASES_MAX:
+            raise Overloaded(f"{self._files.directory} has {FILE_LEASES_MAX} leases and takes no more")
         id = NO_LEASE
         while id == NO_LEASE or id in taken:
             id = self._random.getrandbits(63)

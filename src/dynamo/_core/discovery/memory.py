@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from dynamo._core.discovery._watches import Watches, check_key, check_ttl, check_value
 from dynamo._core.discovery.base import LEASE_TTL_S, Change, Lease
+from dynamo._core.discovery.status import DiscoveryStatus
 from dynamo._core.errors import DynamoError, NotFound, Overloaded
-
-KEYS_MAX = 1 << 20
+from dynamo._core.limits import MEMORY_KEYS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class MemoryDiscovery:
     def __init__(self, *, random: random_module.Random | None = None) -> None:
         self._random = random or random_module.SystemRandom()
         self._closed = False
+        #: Never degraded: there is nothing to lose.
+        self.status = DiscoveryStatus()
         # All the state there is. `_leases` has the keys of each live lease.
         self._entries: dict[str, _Entry] = {}
         self._leases: dict[int, set[str]] = {}
@@ -63,8 +65,8 @@ class MemoryDiscovery:
         check_value(key, value)
         keys = None if lease is None else self._keys_of(lease)
         before = self._entries.get(key)
-        if before is None and len(self._entries) >= KEYS_MAX:
-            raise Overloaded(f"this discovery holds {KEYS_MAX} keys and takes no more", keys_max=KEYS_MAX)
+        if before is None and len(self._entries) >= MEMORY_KEYS_MAX:
+            raise Overloaded(f"this discovery holds {MEMORY_KEYS_MAX} keys and takes no more", keys_max=MEMORY_KEYS_MAX)
         if before is not None and before.lease_id is not None:
             self._leases[before.lease_id].discard(key)
         if keys is not None:
