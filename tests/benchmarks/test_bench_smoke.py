@@ -36,6 +36,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("http", "chat stream"),
         ("startup", "worker joins: serve to first answer, ms"),
         ("serve", "chain of 10"),
+        ("follow", "file"),
     ],
 )
 def test_a_quick_run_prints_a_table(benchmark: str, row: str) -> None:

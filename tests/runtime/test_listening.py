@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dynamo.runtime._listening import bind, blames_host, listen, url_of
+from dynamo.runtime._listening import bind, blames_host, fault_of, listen, url_of
 
 
 def test_a_socket_that_is_only_bound_takes_no_connections() -> None:
@@ -50,3 +50,8 @@ def test_a_host_that_cannot_be_listened_on_is_an_error_of_the_host(host: str) ->
 )
 def test_an_ipv6_address_stands_in_brackets_in_a_url(host: str, url: str) -> None:
     assert url_of(host, 80) == url
+
+
+def test_what_can_be_no_host_is_known_without_asking_anybody() -> None:
+    assert [fault_of(host) for host in ("127.0.0.1", "::1", "localhost", "example.com", "0.0.0.0")] == [""] * 5
+    assert {fault_of(host) for host in ("999.1.1.1", "127.1", "5", "::g")} == {"that is no IP address"}

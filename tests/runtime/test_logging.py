@@ -142,3 +142,105 @@ def test_a_wrong_value_names_its_variable(variables: dict[str, str], words: str)
     with pytest.raises(ConfigError) as raised:
         set_up_logging(variables)
     assert words in raised.value.message
+
+
+# The request that is being handled.
+
+IN_A_REQUEST = """
+from dynamo._core.context import Context, handling
+context = Context("mine", {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+with handling(context):
+    logging.getLogger("app").info("hello")
+logging.getLogger("app").info("bye")
+"""
+
+
+def test_a_line_within_a_request_has_its_ids_and_one_outside_has_none() -> None:
+    inside, outside = logged(IN_A_REQUEST)
+    ids = r"\[x_request_id=mine trace_id=0af7651916cd43dd8448eb211c80319c span_id=[0-9a-f]{16}\]"
+    assert re.fullmatch(rf"{UTC_TIME} INFO app: hello {ids}", inside)
+    assert outside.endswith("INFO app: bye")
+
+
+def test_jsonl_has_the_ids_as_fields() -> None:
+    inside, outside = map(json.loads, logged(IN_A_REQUEST, "DYN_LOGGING_JSONL=1"))
+    assert (inside["x_request_id"], inside["trace_id"]) == ("mine", "0af7651916cd43dd8448eb211c80319c")
+    assert inside["span_id"] != "b7ad6b7169203331"
+    assert set(inside) - set(outside) == {"x_request_id", "trace_id", "span_id"}
+    assert set(outside) == {"time", "level", "target", "message", "file", "line"}
+
+
+def test_an_id_that_two_things_share_is_written_once() -> None:
+    program = """
+from dynamo._core.context import Context, handling
+with handling(Context()):
+    logging.getLogger("app").info("hello")
+"""
+    (line,) = logged(program)
+    assert re.search(r"hello \[x_request_id=[0-9a-f]{32} span_id=[0-9a-f]{16}\]$", line)
+
+
+def test_the_id_of_a_request_cannot_make_lines() -> None:
+    program = """
+from dynamo._core.context import Context, handling
+with handling(Context("a\\nb \\x1b")):
+    logging.getLogger("app").info("hello")
+"""
+    (line,) = logged(program)
+    assert "[x_request_id='a\\nb \\x1b' trace_id=" in line
+
+
+def test_what_a_request_has_started_says_nothing_in_its_name_once_it_is_over() -> None:
+    program = """
+import asyncio
+from dynamo._core.context import Context, handling
+async def main():
+    over = asyncio.Event()
+    async def beside():
+        logging.getLogger("app").info("during")
+        await over.wait()
+        logging.getLogger("app").info("after")
+    with handling(Context("mine")):
+        task = asyncio.create_task(beside())
+        await asyncio.sleep(0)
+    over.set()
+    await task
+asyncio.run(main())
+"""
+    during, after = logged(program)
+    assert "[x_request_id=mine" in during
+    assert after.endswith("INFO app: after")
+
+
+# Repeats.
+
+
+def test_what_is_said_of_many_lines_has_the_ids_of_no_request() -> None:
+    program = """
+from dynamo._core.context import Context, handling
+for number in range(250):
+    with handling(Context(f"request-{number}")):
+        logging.getLogger("dynamo.test").warning("failed: %d", number)
+with handling(Context("innocent")):
+    logging.shutdown()
+"""
+    *lines, begins, told = logged(program)
+    assert "[x_request_id=request-99 " in lines[-1]
+    assert begins.endswith("more lines like 'failed: %d' are counted for now")
+    assert told.endswith("150 lines like 'failed: %d' were left out")
+
+
+def test_lines_of_ours_that_repeat_are_counted_and_told_of_at_the_end() -> None:
+    program = """
+for number in range(250):
+    logging.getLogger("dynamo.test").warning("failed: %d", number)
+    logging.getLogger("app").info("mine: %d", number)
+"""
+    lines = [line.partition(" ")[2] for line in logged(program)]
+    ours = [line for line in lines if "dynamo.test" in line]
+    assert ours[:100] == [f"WARNING dynamo.test: failed: {number}" for number in range(100)]
+    assert ours[100:] == [
+        "WARNING dynamo.test: more lines like 'failed: %d' are counted for now",
+        "WARNING dynamo.test: 150 lines like 'failed: %d' were left out",
+    ]
+    assert len(lines) == 250 + len(ours)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dynamo.runtime import Client, Disconnected, DistributedRuntime, EngineShutdown
+from dynamo.runtime._measured import RetryReason
 
 DEADLINE_S = 20.0
 WORKER = Path(__file__).with_name("counting_worker.py")
@@ -135,6 +136,34 @@ async def test_a_frozen_worker_counts_as_lost_and_is_passed_over(
         answer = await client.round_robin({"to": 1}, annotated=False)
         assert answer.instance_id != stream.instance_id
         assert [n async for n in answer] == [0]
+
+
+async def test_a_request_that_probes_a_frozen_worker_is_answered_by_another_one(
+    caller: DistributedRuntime, start_worker: StartWorker
+) -> None:
+    frozen = await start_worker()
+    client = await counter(caller, 1)
+    stream = await client.generate({}, annotated=False)
+    assert await anext(stream) == 0
+    await start_worker()
+    await client.wait_for_instances(2, timeout_s=DEADLINE_S)
+    frozen.send_signal(signal.SIGSTOP)
+    with pytest.raises(Disconnected):
+        async with asyncio.timeout(DEADLINE_S):
+            async for _ in stream:
+                pass
+    called = caller.measure_calls(client.endpoint)
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while called.retries[RetryReason.CANNOT_CONNECT] == 0:
+            answer = await client.round_robin({"to": 1}, annotated=False)
+            assert [n async for n in answer] == [0]
+            await asyncio.sleep(0.01)
+    frozen.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while client.is_passed_over(stream.instance_id):
+            answer = await client.round_robin({"to": 1}, annotated=False)
+            assert [n async for n in answer] == [0]
+            await asyncio.sleep(0.01)
 
 
 StartProgram = Callable[[str], Awaitable[Process]]

@@ -280,7 +280,7 @@ async def test_calling_an_endpoint_that_nobody_serves_says_so(runtime: Distribut
 
 async def test_an_unknown_instance_cannot_be_called_directly(runtime: DistributedRuntime) -> None:
     client = await runtime.endpoint("ns.comp.ep").client()
-    with pytest.raises(NotFound, match="instance_id=12345 not found"):
+    with pytest.raises(NotFound, match="instance 3039 not found"):
         await client.direct(None, 12345)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,6 +16,7 @@ from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import Overloaded
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo.runtime import (
+    CannotConnect,
     DistributedRuntime,
     DynamoError,
     Endpoint,
@@ -51,6 +53,34 @@ async def test_a_plain_function_that_raises_stop_iteration_is_an_error(runtime: 
     assert await collect(endpoint, [7]) == [7]
     with pytest.raises(HandlerError, match="StopIteration"):
         await collect(endpoint, [])
+
+
+async def test_nobody_is_told_how_a_plain_function_fails_after_its_request_was_cancelled(
+    runtime: DistributedRuntime,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fails(request: object) -> object:
+        begun.set()
+        go_on.wait(DEADLINE_S)
+        raise ValueError("late")
+
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+    endpoint = runtime.endpoint("ns.comp.ep")
+    await endpoint.serve(fails)
+    client = await endpoint.client()
+    stream = await client.generate("x")
+    reading = asyncio.ensure_future(stream.batch())
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    await stream.aclose()
+    assert await reading == []
+    go_on.set()
+    async with asyncio.timeout(DEADLINE_S):
+        while not runtime.measure(endpoint.id).cancelled:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    gc.collect()  # what was never heard is told of then
+    assert told == []
 
 
 async def test_a_sync_generator_that_is_left_within_a_step_is_closed_after_it(runtime: DistributedRuntime) -> None:
@@ -313,3 +343,70 @@ async def test_an_error_without_a_text_is_logged_all_the_same(
     with pytest.raises(HandlerError, match="Mute"):
         await collect(endpoint, "x")
     assert "Mute: (its text cannot be had: RuntimeError)" in caplog.text
+
+
+class Silent(MemoryDiscovery):
+    """Does not answer when it is told to take something out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def delete(self, key: str) -> None:
+        self.asked.set()
+        await self.answer.wait()
+        await super().delete(key)
+
+
+async def test_an_endpoint_drains_even_if_discovery_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """Its callers are told that it takes no more, and what runs has the time to finish."""
+    discovery, plane, go_on = Silent(), InprocPlane(), asyncio.Event()
+
+    async def waits(request: object) -> AsyncIterator[int]:
+        yield 1
+        await go_on.wait()
+        yield 2
+
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        DistributedRuntime(discovery=discovery, request_plane=plane) as runtime,
+    ):
+        endpoint = runtime.endpoint("ns.comp.ep")
+        served = await endpoint.serve(waits)
+        client = await endpoint.client()
+        stream = await client.generate(None, annotated=False)
+        assert await anext(stream) == 1
+        closing = asyncio.ensure_future(served.close(drain_s=DEADLINE_S))
+        await discovery.asked.wait()
+        assert not (await runtime.health.is_ready()).is_good, "readiness comes first"
+        with pytest.raises(CannotConnect):
+            while True:
+                await (await client.direct(None, served.instance_id)).aclose()
+                await asyncio.sleep(0.01)
+        go_on.set()
+        assert [item async for item in stream] == [2]
+        await closing
+        assert "discovery did not take ns/comp/ep out within 2 s" in caplog.text
+        discovery.answer.set()
+
+
+@pytest.mark.parametrize("plane", ["inproc", "tcp"])
+async def test_a_request_that_comes_after_its_instance_has_left_goes_to_another_one(plane: str) -> None:
+    """Discovery does not tell that the instance has left. Over TCP its process answers, and says so."""
+    discovery, way = Silent(), InprocPlane() if plane == "inproc" else "tcp:"
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        DistributedRuntime(discovery=discovery, request_plane=way) as first,
+        DistributedRuntime(discovery=discovery, request_plane=way) as second,
+    ):
+        leaving = await first.endpoint("ns.comp.ep").serve(one)
+        await second.endpoint("ns.comp.ep").serve(one)
+        client = await second.endpoint("ns.comp.ep").client()
+        await client.wait_for_instances(2)
+        await leaving.close(drain_s=0)
+        assert len(client.instance_ids()) == 2
+        for _ in range(10):
+            stream = await client.round_robin(None, annotated=False)
+            assert [item async for item in stream] == [1]
+        discovery.answer.set()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.sdk.fake_worker import FakeWorker
 
 from dynamo.sdk._slot import Backoff, Loss, RestartPolicy, Slot
+from dynamo.sdk._status import Failed
 
 POLICY = RestartPolicy(first_delay_s=0.5, delay_s_max=30.0, steady_s=60.0, failed_starts_max=5)
 SWIFT = RestartPolicy(first_delay_s=0.0, failed_starts_max=3)
@@ -60,15 +61,29 @@ def test_a_start_that_succeeds_ends_the_row() -> None:
     assert backoff.failed_starts == 0
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(0, 200)), max_size=40))
-def test_no_delay_is_longer_than_the_longest_nor_shorter_than_the_first(ready_for: list[float | None]) -> None:
+def test_starts_that_fail_because_a_server_is_away_are_never_given_up_and_wait_less() -> None:
+    backoff = Backoff(POLICY)
+    assert [backoff.delay_after_end(0, is_away=True) for _ in range(8)] == [0.5, 1, 2, 4, 5, 5, 5, 5]
+    assert (backoff.failed_starts, backoff.restarts) == (0, 8)
+
+
+def test_a_start_that_fails_because_a_server_is_away_leaves_the_row_of_the_others_as_it_is() -> None:
+    backoff = Backoff(POLICY)
+    delays = [backoff.delay_after_end(0, is_away=is_away) for is_away in [False] * 4 + [True] * 3 + [False]]
+    assert delays[-2:] == [5, None]
+
+
+@given(st.lists(st.tuples(st.one_of(st.none(), st.floats(0, 200)), st.booleans()), max_size=40))
+def test_no_delay_is_longer_than_the_longest_nor_shorter_than_the_first(
+    starts: list[tuple[float | None, bool]],
+) -> None:
     backoff = Backoff(POLICY)
     now = 0.0
-    for ready_s in ready_for:
+    for ready_s, is_away in starts:
         if ready_s is not None:
             backoff.became_ready(now)
             now += ready_s
-        delay_s = backoff.delay_after_end(now)
+        delay_s = backoff.delay_after_end(now, is_away=is_away)
         if delay_s is None:
             return
         assert POLICY.first_delay_s <= delay_s <= POLICY.delay_s_max
@@ -161,6 +176,19 @@ async def test_a_place_is_given_up_after_starts_that_fail() -> None:
     await place.task
     assert [loss.delay_s for loss in place.losses] == [0.0, 0.0, None]
     assert place.losses[-1].failed_starts == 3
+
+
+async def test_a_place_is_not_given_up_while_a_server_is_away() -> None:
+    place = Place(SWIFT)
+    place.slot.in_service = True
+    for number in range(1, 6):
+        worker = await place.worker(number)
+        worker.say(Failed("no etcd", is_away=True))
+        worker.kill()
+    (await place.worker(6)).become_ready()
+    assert [loss.delay_s for loss in place.losses] == [0.0] * 5
+    place.slot.stop()
+    await place.task
 
 
 async def test_a_stop_while_a_start_waits_starts_nothing() -> None:

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -26,10 +26,10 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,name,memory.total,driver_version
 NVIDIA_SMI_TIMEOUT_S = 5.0
 
 #: Variables that decide how the system runs, by the beginning of their names and by their names.
-_PREFIXES = ("DYN_", "DYNAMO_")
+_PREFIXES = ("DYN_", "DYNAMO_", "ETCD_AUTH_", "NATS_AUTH_", "NATS_TLS_")
 _NAMES = ("CUDA_VISIBLE_DEVICES", "ETCD_ENDPOINTS", "HF_HOME", "HF_HUB_OFFLINE", "NATS_SERVER")
 _HIDDEN = "***"
-_SECRET = r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL"
+_SECRET = r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH_USER"
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 #: Greedy up to the last @, because a password may contain what a URL may not.
 _USER_INFO = re.compile(r"(?<=://)\S*@")
@@ -177,15 +177,26 @@ def gpus(command: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _planes(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Where processes that are started now would look for each other."""
+    """Where processes that are started now would look for each other, and how they would talk."""
     from dynamo._core.discovery import discovery_url_from_env
+    from dynamo._core.event_plane import event_plane_url_from_env
+    from dynamo._core.work_queue import work_queue_url_from_env
+
+    return {
+        "Discovery": _in_force(discovery_url_from_env, environ),
+        "Request plane": _masked(environ.get("DYN_REQUEST_PLANE") or "tcp:"),
+        "Event plane": _in_force(event_plane_url_from_env, environ),
+        "Work queue": _in_force(work_queue_url_from_env, environ),
+    }
+
+
+def _in_force(url_from_env: Callable[[Mapping[str, str]], str], environ: Mapping[str, str]) -> str:
     from dynamo._core.errors import ConfigError
 
     try:
-        discovery = _masked(discovery_url_from_env(environ))
+        return _masked(url_from_env(environ))
     except ConfigError as error:
-        discovery = f"error: {_masked(error.message)}"
-    return {"Discovery": discovery, "Request plane": _masked(environ.get("DYN_REQUEST_PLANE") or "tcp:")}
+        return f"error: {_masked(error.message)}"
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str | None]:

@@ -169,9 +169,9 @@ def serve(
     --Service.ServiceArgs.key=VALUE overrides an argument of @service, such as workers.
 
     A worker that crashes is started again: after half a second, then after twice as long each time, up to 30
-    seconds. After five starts in a row that fail it is given up; one that ends by itself with status 0 was done.
-    When a service has no worker left, everything ends. A worker that fails before everything was ready once
-    ends everything, too.
+    seconds. After five starts in a row that fail it is given up, unless they fail because a server that a setting
+    names is away, such as etcd. A worker that ends by itself with status 0 was done. When a service has no worker
+    left, everything ends. A worker that fails before everything was ready once ends everything, too.
 
     With --reload, code that cannot be imported or does not become ready is told, and what runs goes on.
     While it starts, old and new processes are there at the same time, and the requests that the old ones

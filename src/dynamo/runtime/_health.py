@@ -157,13 +157,16 @@ class Health:
         return Verdict(is_good=False, reason=reason) if reason else verdict
 
     def endpoints(self) -> dict[str, bool]:
-        """Whether each endpoint that is served here takes requests, by its name, or its path if two have that."""
+        """Whether each endpoint that is served here is ready, by its name, or its path if two have that."""
+        return {name: endpoint.is_open and not endpoint.complaint for name, endpoint in self._named()}
+
+    def _named(self) -> list[tuple[str, ServedEndpoint]]:
         served = sorted(self._served(), key=lambda endpoint: str(endpoint.id))
         names = [endpoint.id.endpoint for endpoint in served]
-        return {
-            name if names.count(name) == 1 else str(endpoint.id): endpoint.is_open
+        return [
+            (name if names.count(name) == 1 else str(endpoint.id), endpoint)
             for name, endpoint in zip(names, served, strict=True)
-        }
+        ]
 
     def close(self) -> None:
         """Ask nothing any more."""
@@ -174,7 +177,7 @@ class Health:
 
     def _objection(self) -> str:
         """Why the process is not ready whatever its checks say; empty if there is nothing."""
-        endpoints = self.endpoints()
+        endpoints = self._named()
         if self._shutdown.is_cancelled():
             return "it is shutting down"
         if self.started is False:
@@ -183,8 +186,11 @@ class Health:
             return "set_health_status(False) was called"
         if not (endpoints or self.started or self.declared):
             return "it serves no endpoint yet"
-        closing = [name for name, is_open in endpoints.items() if not is_open]
-        return f"{', '.join(closing)} drains" if closing else ""
+        closing = [name for name, endpoint in endpoints if not endpoint.is_open]
+        complaints = [
+            f"the canary of {name} {endpoint.complaint}" for name, endpoint in endpoints if endpoint.complaint
+        ]
+        return f"{', '.join(closing)} drains" if closing else "; ".join(complaints)
 
     async def _ask(self, kind: HealthKind) -> Verdict:
         """Ask all checks of a kind at once; one that fails says more than one that is false."""

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 5.0
 #: How long connections and the application's own shutdown may take when the requests have ended.
 CLOSE_S = 5.0
-#: How long a connection that was accepted just before the end may take to send its request.
-HEAR_OUT_S = 0.1
+#: How long a connection that was accepted just before the end may take to send its request: so long at least, for
+#: those that are on their way, and so long at most, for those that have come and not sent theirs.
+HEAR_OUT_S, HEAR_OUT_S_MAX = 0.1, 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,21 @@ class _Server(uvicorn.Server):
             server.close()
         # Who is heard out sends the next request elsewhere.
         self.server_state.default_headers.append((b"connection", b"close"))
-        await asyncio.sleep(HEAR_OUT_S)
+        await self._hear_out()
         running, drain_s = set(self.server_state.tasks), self.config.timeout_graceful_shutdown
         if running:
             logger.info("requests that run: %d; waiting for them, for at most %s s", len(running), drain_s)
         await super().shutdown(sockets)
         if cut := sum(task.cancelling() > 0 for task in running):
             logger.warning("requests that were not done after %s s: %d; they are broken off", drain_s, cut)
+
+    async def _hear_out(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + HEAR_OUT_S_MAX
+        await asyncio.sleep(HEAR_OUT_S)
+        connections = self.server_state.connections
+        while clock() < until and any(isinstance(one, HttpProtocol) and one.cycle is None for one in connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dynamo._core.errors import (
     Cancelled,
     CannotConnect,
@@ -11,12 +13,15 @@ from dynamo._core.errors import (
     DynamoError,
     EngineShutdown,
     HandlerError,
+    IncompatibleVersion,
     InvalidArgument,
     NoInstances,
     NotFound,
     Overloaded,
     ProtocolError,
+    Stalled,
     StreamIncomplete,
+    Unauthorized,
     WorkerUnavailable,
 )
 
@@ -29,6 +34,9 @@ STATUS: dict[str, int] = {
     HandlerError.code: 500,
     ConfigError.code: 500,
     ProtocolError.code: 502,
+    # Between our own processes: the client's credentials are not at fault, and asking again does not help.
+    Unauthorized.code: 502,
+    IncompatibleVersion.code: 502,
     Disconnected.code: 502,
     StreamIncomplete.code: 502,
     NoInstances.code: 503,
@@ -37,10 +45,20 @@ STATUS: dict[str, int] = {
     EngineShutdown.code: 503,
     Overloaded.code: 503,
     DeadlineExceeded.code: 504,
+    Stalled.code: 504,
 }
+
+#: After how many seconds a client may try again that is told 503, if nobody knows better.
+RETRY_AFTER_S = 1
 
 
 def status_of(error: DynamoError) -> int:
     """Return the status that this error is answered with; a class without one has its parent's."""
     tree = (kind for kind in type(error).__mro__ if issubclass(kind, DynamoError))
     return next(STATUS[kind.code] for kind in tree if kind.code in STATUS)
+
+
+def retry_after_s(error: DynamoError) -> int:
+    """Return what `Retry-After` says beside a 503: whole seconds, at least one."""
+    hint_s = error.retry_after_s if isinstance(error, Overloaded) else None
+    return RETRY_AFTER_S if hint_s is None else max(1, math.ceil(hint_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
 #: Connections that wait while the event loop is busy with others.
@@ -42,6 +43,16 @@ def listen(host: str, port: int) -> socket.socket:
 def blames_host(error: OSError) -> bool:
     """Whether no port of that host could be had."""
     return isinstance(error, socket.gaierror) or error.errno in _FAULTS_OF_A_HOST
+
+
+def fault_of(host: str) -> str:
+    """Why `host` cannot be one; empty if it may be, which for a name only a resolver knows."""
+    is_name = ":" not in host and not host.rpartition(".")[2].isdecimal()
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "" if is_name else "that is no IP address"
+    return ""
 
 
 def url_of(host: str, port: int) -> str:

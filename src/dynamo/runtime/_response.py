@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from dynamo._core import request_plane
-from dynamo._core.errors import Disconnected, ProtocolError
+from dynamo._core.errors import DynamoError, ProtocolError
 from dynamo.runtime import _codec
+from dynamo.runtime._call import Call
 
 T = TypeVar("T")
 
@@ -17,40 +16,43 @@ class ResponseStream(Generic[T]):
     """The responses to one request, in order.
 
     Closing it, dropping it, or leaving its `async with` block cancels the work behind it. It ends with
-    an error if the handler raised one or if the worker was lost; it never just ends.
+    an error if the handler raised one, if the worker was lost, or if it gave no item in time; it never just ends.
     """
 
-    __slots__ = ("_arrived", "_decode", "_items", "_loop", "_next", "_on_lost", "instance_id")
+    __slots__ = ("_arrived", "_call", "_decode", "_next")
 
-    def __init__(
-        self,
-        items: request_plane.ResponseStream,
-        decode: Callable[[bytes], T],
-        instance_id: int,
-        on_lost: Callable[[int], None],
-    ) -> None:
-        self._items = items
-        self._on_lost = on_lost
+    def __init__(self, call: Call, decode: Callable[[bytes], T]) -> None:
+        self._call = call
         self._decode = decode
-        self._loop = asyncio.get_running_loop()
         # What has arrived, and the position in it of the next item to hand out.
         self._arrived: list[bytes] = []
         self._next = 0
-        #: Who serves the request.
-        self.instance_id = instance_id
+
+    @property
+    def instance_id(self) -> int:
+        """Who serves the request. Until the first item is there, another instance may yet take it over."""
+        return self._call.instance_id
 
     def __aiter__(self) -> ResponseStream[T]:
         return self
 
     async def __anext__(self) -> T:
         if self._next == len(self._arrived):
+            # As in batch(): a call of a common method would cost as much as an item.
+            call = self._call
+            call.waits += 1
             try:
-                self._arrived, self._next = await self._items.batch(), 0
-            except Disconnected as error:
-                self._note_loss(error)
-                raise
-            if not self._arrived:
+                arrived = await call.items.batch()
+            except DynamoError as error:
+                arrived = await call.recover(error)
+            finally:
+                call.waits += 1
+            if not arrived:
+                call.end()
                 raise StopAsyncIteration
+            if not call.has_begun:
+                call.begin()
+            self._arrived, self._next = arrived, 0
         item = self._arrived[self._next]
         self._next += 1
         try:
@@ -62,28 +64,32 @@ class ResponseStream(Generic[T]):
         """Return every item that has arrived, waiting for the first; an empty list at the end."""
         arrived, self._arrived = self._arrived[self._next :], []
         self._next = 0
-        try:
-            arrived = arrived or await self._items.batch()
-        except Disconnected as error:
-            self._note_loss(error)
-            raise
+        if not arrived:
+            call = self._call
+            call.waits += 1
+            try:
+                arrived = await call.items.batch()
+            except DynamoError as error:
+                arrived = await call.recover(error)
+            finally:
+                call.waits += 1
+            if not arrived:
+                call.end()
+                return []
+            if not call.has_begun:
+                call.begin()
         try:
             return list(map(self._decode, arrived))
         except _codec.UNREADABLE as error:
             raise self._unreadable(error) from error
 
-    def _note_loss(self, error: Disconnected) -> None:
-        # An instance that tells of the loss of another one is well.
-        if not error.is_remote:
-            self._on_lost(self.instance_id)
-
     def _unreadable(self, error: Exception) -> ProtocolError:
-        return ProtocolError(f"instance {self.instance_id} sent an item that cannot be read: {error}")
+        return ProtocolError(f"instance {self.instance_id:x} sent an item that cannot be read: {error}")
 
     async def aclose(self) -> None:
         """Cancel the work behind the stream. A second call changes nothing."""
         self._arrived, self._next = [], 0
-        await self._items.aclose()
+        self._call.leave()
 
     async def __aenter__(self) -> ResponseStream[T]:
         return self
@@ -93,6 +99,9 @@ class ResponseStream(Generic[T]):
 
     def __del__(self) -> None:
         # A reader that breaks out of its loop and drops the stream must not leave the work running.
-        items = getattr(self, "_items", None)
-        if items is not None and not items.ended and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(items.leave)
+        call: Call | None = getattr(self, "_call", None)
+        if call is not None and call.is_open and not call.loop.is_closed():
+            if call.items.ended:  # the usual end of a reader that knows how many items there are
+                call.leave()
+            else:
+                call.loop.call_soon_threadsafe(call.leave)

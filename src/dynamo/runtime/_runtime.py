@@ -7,25 +7,45 @@ import os
 import random
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from dynamo._core.address import EndpointId
 from dynamo._core.context import CancellationToken
 from dynamo._core.discovery import discovery_url_from_env, open_discovery
 from dynamo._core.discovery.base import Discovery, Lease
 from dynamo._core.errors import DynamoError
+from dynamo._core.event_plane import EventPlane, check_event_plane_url, event_plane_url_from_env
 from dynamo._core.request_plane import RequestPlane, open_request_plane
+from dynamo._core.work_queue import (
+    QueueLimits,
+    check_work_queue_url,
+    open_work_queue,
+    provide_work_queue,
+    work_queue_url_from_env,
+)
 from dynamo.runtime._client import Client
+from dynamo.runtime._codec import JsonValue
 from dynamo.runtime._component import Endpoint, Namespace
+from dynamo.runtime._events import Events
 from dynamo.runtime._health import Health
 from dynamo.runtime._lease import CustomLease
-from dynamo.runtime._measured import Measured
+from dynamo.runtime._measured import Called, Measured
+from dynamo.runtime._metrics import Metrics
+from dynamo.runtime._payload import payload_decoder
+from dynamo.runtime._reach import (
+    nats_that_is_set,
+    warn_if_events_stay_here,
+    warn_if_nats_is_away,
+    warn_if_requests_stay_here,
+)
 from dynamo.runtime._serving import ServedEndpoint
 from dynamo.runtime._system import SystemServer, system_settings
 from dynamo.runtime._threads import HandlerThreads
+from dynamo.runtime._work_queue import ServedWorkQueue, WorkQueue
 
-Part = ServedEndpoint | Client | CustomLease
 T = TypeVar("T")
+Part = ServedEndpoint | Client | CustomLease | WorkQueue[object] | ServedWorkQueue
+Q = TypeVar("Q", bound=Part)
 
 #: Threads for handlers that are plain functions.
 HANDLER_THREADS_MAX = 32
@@ -34,9 +54,10 @@ HANDLER_THREADS_MAX = 32
 class DistributedRuntime:
     """Joins the system on entry and leaves it on exit: use it with `async with`.
 
-    `discovery` and `request_plane` are URLs, or implementations to share; without them the environment
-    (`DYN_DISCOVERY`, `DYN_REQUEST_PLANE`) says, and without that the processes of one user on one host
-    find each other. Leaving unregisters and drains what is served, then ends the lease. With
+    `discovery`, `request_plane` and `event_plane` are URLs, or implementations to share, and `work_queue` is a URL;
+    without them the environment (`DYN_DISCOVERY`, `DYN_REQUEST_PLANE`, `DYN_EVENT_PLANE`, `DYN_WORK_QUEUE`) says,
+    and without that the processes of one user on one host find each other. Events and work queues are opened when
+    they are first used. Leaving unregisters and drains what is served, then ends the lease. With
     `DYN_SYSTEM_PORT` set, a system server tells of its health and its counters from entry to exit.
     """
 
@@ -45,23 +66,36 @@ class DistributedRuntime:
         *,
         discovery: str | Discovery | None = None,
         request_plane: str | RequestPlane | None = None,
+        event_plane: str | EventPlane | None = None,
+        work_queue: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._discovery_at = discovery if discovery is not None else discovery_url_from_env(os.environ)
         self._requests_at = (
             request_plane if request_plane is not None else os.environ.get("DYN_REQUEST_PLANE") or "tcp:"
         )
+        self._events_at = (
+            event_plane_url_from_env(os.environ, event_plane)
+            if event_plane is None or isinstance(event_plane, str)
+            else event_plane
+        )
+        self._queues_at = work_queue_url_from_env(os.environ, work_queue)
         self.rng = rng or random.Random()
         self._discovery: Discovery | None = None
         self._requests: RequestPlane | None = None
         self._lease: Lease | None = None
+        self._events: Events | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._threads: HandlerThreads | None = None
         self._shutdown = CancellationToken()
         self._system: SystemServer | None = None
         self._measured: dict[EndpointId, Measured] = {}
+        self._called: dict[EndpointId, Called] = {}
+        #: What `/metrics` of this process says; components add what they count.
+        self.metrics = Metrics(self)
         self._joined_at: float | None = None
         # What this process serves, follows and claims, until it is closed.
-        self._parts: set[Part] = set()
+        self._parts: dict[Part, None] = {}
         self._health = Health(self._shutdown, self._served)
         self._has_served = False
         self._closed = False
@@ -69,6 +103,9 @@ class DistributedRuntime:
     async def __aenter__(self) -> DistributedRuntime:
         self._joined_at = asyncio.get_running_loop().time()
         at = self._discovery_at
+        if isinstance(self._events_at, str):
+            check_event_plane_url(self._events_at)  # now, and not when something is first to be said
+        check_work_queue_url(self._queues_at)
         settings = system_settings(os.environ)
         try:
             if settings is not None:  # first, so that it can tell of a start that takes long
@@ -79,6 +116,9 @@ class DistributedRuntime:
                 open_request_plane(self._requests_at) if isinstance(self._requests_at, str) else self._requests_at
             )
             self._lease = await self._discovery.grant()
+            self._events = Events(self._events_at, self._discovery, self._lease)
+            if nats := nats_that_is_set(self._events_at, self._queues_at):
+                self._looking = asyncio.create_task(warn_if_nats_is_away(nats), name="look whether NATS is there")
         except BaseException:
             await self.close()
             raise
@@ -95,6 +135,8 @@ class DistributedRuntime:
         # served: a handler that drains may still call others.
         async with AsyncExitStack() as ends:
             ends.callback(self._end_threads)
+            if self._looking is not None:
+                ends.push_async_callback(self._end_looking, self._looking)
             if self._system is not None:
                 ends.push_async_callback(self._system.stop)
             ends.callback(self._health.close)
@@ -105,16 +147,24 @@ class DistributedRuntime:
             if self._lease is not None:
                 ends.push_async_callback(self._lease.close)
             ends.push_async_callback(self._close_parts, CustomLease)
+            if self._events is not None:
+                ends.push_async_callback(self._events.close)
+            ends.push_async_callback(self._close_parts, ServedWorkQueue)
+            ends.push_async_callback(self._close_parts, WorkQueue)
             ends.push_async_callback(self._close_parts, Client)
             ends.push_async_callback(self._close_parts, ServedEndpoint)
 
-    async def _close_parts(self, kind: type[Part]) -> None:
+    async def _close_parts(self, kind: type[object]) -> None:
         """Close all of a kind, whatever becomes of each; then raise the first error."""
         parts = [part for part in self._parts if isinstance(part, kind)]
         outcomes = await asyncio.gather(*(part.close() for part in parts), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
+
+    async def _end_looking(self, looking: asyncio.Task[None]) -> None:
+        looking.cancel()
+        await asyncio.wait([looking])
 
     def _end_threads(self) -> None:
         if self._threads is not None:
@@ -184,6 +234,14 @@ class DistributedRuntime:
         """The counters of every endpoint that was served here."""
         return dict(self._measured)
 
+    def measure_calls(self, id: EndpointId) -> Called:
+        """The counters of those who call an endpoint from here."""
+        return self._called.setdefault(id, Called())
+
+    def called(self) -> dict[EndpointId, Called]:
+        """The counters of every endpoint that was called from here."""
+        return dict(self._called)
+
     # What it holds.
 
     @property
@@ -203,6 +261,42 @@ class DistributedRuntime:
     def serves(self) -> bool:
         """True once an endpoint was served here."""
         return self._has_served
+
+    @property
+    def events(self) -> Events:
+        """What is published and heard; nothing is opened before something is."""
+        return _entered(self._events)
+
+    @overload
+    async def work_queue(self, name: str) -> WorkQueue[JsonValue]: ...
+    @overload
+    async def work_queue(self, name: str, payload_type: type[T]) -> WorkQueue[T]: ...
+    async def work_queue(self, name: str, payload_type: type[T] | None = None) -> WorkQueue[T]:
+        """Return the work queue `name`, to put jobs in or to take some out.
+
+        Somebody must serve it, with `serve_work_queue`; it need not be there yet. Payloads are read into
+        `payload_type`, a msgspec type or a pydantic model.
+        """
+        opened = await open_work_queue(self._queues_at, name, self.requests, self.discovery)
+        return await self._adopt_queue(WorkQueue(name, opened, payload_decoder(payload_type), self.release))
+
+    async def serve_work_queue(self, name: str, limits: QueueLimits | None = None) -> ServedWorkQueue:
+        """Let others use the work queue `name`, with these limits, until it is closed or the runtime ends.
+
+        An embedded queue is in the memory of this process: choose one that lives as long as its jobs are worth
+        anything. Raises `DynamoError` if another process serves it. One on NATS is made there, and stays.
+        """
+        limits = limits or QueueLimits()
+        served = await provide_work_queue(self._queues_at, name, self.requests, self.discovery, self.lease, limits)
+        return await self._adopt_queue(ServedWorkQueue(name, served, self.release))
+
+    async def _adopt_queue(self, queue: Q) -> Q:
+        try:
+            self.adopt(queue)
+        except BaseException:
+            await queue.close()
+            raise
+        return queue
 
     def threads(self) -> Executor:
         """Threads for work that would hold the loop; made on first use."""
@@ -224,12 +318,15 @@ class DistributedRuntime:
         """See to it that `part` ends with the runtime, if it was not closed before."""
         if self._closed:
             raise DynamoError("this runtime is closed; open a new one")
-        self._parts.add(part)
-        self._has_served = self._has_served or isinstance(part, ServedEndpoint)
+        self._parts[part] = None
+        if isinstance(part, ServedEndpoint) and not self._has_served:
+            self._has_served = True
+            warn_if_requests_stay_here(self._discovery_at, self._requests_at)
+            warn_if_events_stay_here(self._discovery_at, self._events_at)
 
     def release(self, part: Part) -> None:
         """Forget a part that was closed."""
-        self._parts.discard(part)
+        self._parts.pop(part, None)
 
 
 def _entered(held: T | None) -> T:

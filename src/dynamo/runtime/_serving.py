@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, cast
 
 from dynamo._core import request_plane
 from dynamo._core.address import EndpointId
-from dynamo._core.context import Context
-from dynamo._core.errors import DynamoError
+from dynamo._core.context import Context, current_context
+from dynamo._core.errors import RELAYED, CannotConnect, DynamoError, EngineShutdown, Overloaded, WorkerUnavailable
 from dynamo.runtime import _codec
+from dynamo.runtime._admission import Admission
 from dynamo.runtime._blame import blame, user_traceback
 from dynamo.runtime._measured import ErrorType, Measured
 
 if TYPE_CHECKING:
     from dynamo._core.discovery.base import Discovery
+    from dynamo.runtime._canary import Canary
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ EndpointHandler = Callable[..., object]
 
 #: How long a closing endpoint waits for the requests that run.
 DRAIN_S = 30.0
+#: Discovery has so long to take an endpoint out; it ends with its lease in any case.
+UNREGISTER_TIMEOUT_S = 2.0
 
 _END = object()
 
@@ -48,6 +52,8 @@ class ServedEndpoint:
         listener: request_plane.Listener,
         drain_s: float,
         on_close: Callable[[ServedEndpoint], None],
+        measured: Measured,
+        canary: Canary | None = None,
     ) -> None:
         self.id = id
         self.instance_id = instance_id
@@ -57,12 +63,20 @@ class ServedEndpoint:
         self._discovery = discovery
         self._listener = listener
         self._drain_s = drain_s
+        self._measured = measured
+        measured.listeners.append(listener)
+        self._canary = canary
         self._closing: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it takes requests; not while it drains."""
         return self._closing is None
+
+    @property
+    def complaint(self) -> str:
+        """Why it is not ready although it takes requests; empty if all is well."""
+        return "" if self._canary is None else self._canary.complaint
 
     async def close(self, drain_s: float | None = None) -> None:
         """Unregister, let running requests finish for `drain_s`, then end them. Later calls wait for the first."""
@@ -71,13 +85,31 @@ class ServedEndpoint:
         await asyncio.shield(self._closing)
 
     async def _close(self, drain_s: float) -> None:
+        if self._canary is not None:
+            self._canary.cancel()
         try:
-            await self._discovery.delete(self.key)
+            await self._unregister()
         finally:
+            began_at = asyncio.get_running_loop().time()
             try:
                 await self._listener.close(drain_s)
             finally:
+                self._measured.note_closed(self._listener, asyncio.get_running_loop().time() - began_at, drain_s)
+                if self._canary is not None:
+                    await self._canary.stop()
                 self._on_close(self)
+
+    async def _unregister(self) -> None:
+        """Leave discovery. If that does not answer, the requests that run must not lose the time they have."""
+        try:
+            async with asyncio.timeout(UNREGISTER_TIMEOUT_S):
+                await self._discovery.delete(self.key)
+        except TimeoutError:
+            logger.warning(
+                "discovery did not take %s out within %g s: callers hear from this process that it takes no more",
+                self.id,
+                UNREGISTER_TIMEOUT_S,
+            )
 
 
 def serve_bytes(
@@ -85,6 +117,9 @@ def serve_bytes(
     decode: Callable[[bytes], object],
     threads: Callable[[], Executor],
     measured: Measured,
+    *,
+    admission: Admission | None = None,
+    encode: Callable[[object], bytes] = _codec.encode,
 ) -> request_plane.Handler:
     """Return `handler` as the request plane wants it: bytes in, an async iterator of bytes out."""
     takes_context = _takes_context(handler)
@@ -96,6 +131,7 @@ def serve_bytes(
     def serve(payload: bytes, context: Context) -> AsyncIterator[bytes]:
         measured.requests += 1
         measured.request_bytes += len(payload)
+        current_context.set(context)  # of the task of this request, and so of its handler
         try:
             request = _codec.decode_request(payload, decode)
         except BaseException:
@@ -103,13 +139,13 @@ def serve_bytes(
             measured.end(0.0)
             raise
         arguments = (request, context) if takes_context else (request,)
-        if is_stream:
-            items = handler(*arguments)
-        elif is_async:
-            items = _awaited(handler, arguments, threads)
+        if is_async:
+            answer = _Awaited(handler, arguments, threads)
+            encoded: _Encoded = _EncodedAnswer(answer, context, measured, clock, encode)
         else:
-            items = _threaded(handler, arguments, threads)
-        return _Encoded(cast("AsyncGenerator[object, None]", items), context, measured, clock)
+            items = handler(*arguments) if is_stream else _threaded(handler, arguments, threads)
+            encoded = _Encoded(cast("AsyncGenerator[object, None]", items), context, measured, clock, encode)
+        return encoded if admission is None else _Admitted(encoded, admission)
 
     return serve
 
@@ -121,20 +157,27 @@ class _Encoded:
     beginning and at the end of a request, and nothing for an item.
     """
 
-    __slots__ = ("_clock", "_context", "_items", "_measured", "_started_at")
+    __slots__ = ("_clock", "_context", "_encode", "_items", "_measured", "_started_at", "on_end")
+
+    #: True once the only item is handed out.
+    is_done = False
 
     def __init__(
         self,
-        items: AsyncGenerator[object, None],
+        items: _HandlerItems,
         context: Context,
         measured: Measured,
         clock: Callable[[], float],
+        encode: Callable[[object], bytes],
     ) -> None:
         self._items = items
+        self._encode = encode
         self._context = context
         self._measured: Measured | None = measured  # None once the end is counted
         self._clock = clock
         self._started_at = clock()
+        #: Called once, at the end.
+        self.on_end: Callable[[], None] | None = None
 
     def __aiter__(self) -> _Encoded:
         return self
@@ -145,13 +188,15 @@ class _Encoded:
         except StopAsyncIteration:
             measured, self._measured = self._measured, None
             if measured is not None:
-                measured.end(self._clock() - self._started_at)
+                self._end(measured)
             raise
         except BaseException as error:
+            if isinstance(error, CannotConnect | EngineShutdown | Overloaded | WorkerUnavailable) and error.is_remote:
+                error.details[RELAYED] = 1  # who refused was somebody further on: this one has begun
             self._fail(ErrorType.GENERATE, error)
             raise
         try:
-            return _codec.encode(item)
+            return self._encode(item)
         except BaseException as error:
             self._fail(ErrorType.SERIALIZATION, error)
             raise
@@ -163,6 +208,19 @@ class _Encoded:
         finally:
             self._fail(ErrorType.PUBLISH_RESPONSE)
 
+    def refuse(self, error: BaseException) -> None:
+        """It will not begin."""
+        measured, self._measured = self._measured, None
+        if measured is not None:
+            measured.cancelled += not isinstance(error, Overloaded)  # who refuses counts that
+            self._end(measured)
+
+    def _end(self, measured: Measured) -> None:
+        self._context.is_over = True
+        measured.end(self._clock() - self._started_at)
+        if self.on_end is not None:
+            self.on_end()
+
     def _fail(self, error_type: ErrorType, error: BaseException | None = None) -> None:
         measured, self._measured = self._measured, None
         if measured is None:
@@ -173,7 +231,69 @@ class _Encoded:
             measured.errors[error_type] += 1
             if error is not None and not isinstance(error, DynamoError):
                 _log_failure(measured.endpoint, self._context.request_id, error)
-        measured.end(self._clock() - self._started_at)
+        self._end(measured)
+
+
+class _EncodedAnswer(_Encoded):
+    """What an async function returns, as bytes. If that was one item, the request ends with it."""
+
+    __slots__ = ("_answer", "is_done")
+
+    def __init__(
+        self,
+        answer: _Awaited,
+        context: Context,
+        measured: Measured,
+        clock: Callable[[], float],
+        encode: Callable[[object], bytes],
+    ) -> None:
+        super().__init__(answer, context, measured, clock, encode)
+        self._answer = answer
+        self.is_done = False
+
+    async def __anext__(self) -> bytes:
+        payload = await super().__anext__()
+        if self._answer.is_done:
+            self.is_done = True
+            measured, self._measured = self._measured, None
+            if measured is not None:
+                self._end(measured)
+        return payload
+
+
+class _Admitted:
+    """The items of a request that needs a place to begin. Once it has one, each item costs a call more."""
+
+    __slots__ = ("_admission", "_encoded", "_step")
+
+    def __init__(self, encoded: _Encoded, admission: Admission) -> None:
+        self._encoded = encoded
+        self._admission = admission
+        self._step: Callable[[], Awaitable[bytes]] = self._begin
+
+    def __aiter__(self) -> _Admitted:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._step()
+
+    @property
+    def is_done(self) -> bool:
+        return self._encoded.is_done
+
+    async def _begin(self) -> bytes:
+        try:
+            await self._admission.enter()
+        except BaseException as error:
+            self._encoded.refuse(error)
+            raise
+        began_at = self._admission.clock()
+        self._encoded.on_end = lambda: self._admission.leave(began_at)
+        self._step = self._encoded.__anext__
+        return await self._step()
+
+    async def aclose(self) -> None:
+        await self._encoded.aclose()
 
 
 def _log_failure(endpoint: str, request_id: str, error: BaseException) -> None:
@@ -186,24 +306,55 @@ def _log_failure(endpoint: str, request_id: str, error: BaseException) -> None:
         logger.debug("%s", user_traceback(error))
 
 
-async def _awaited(
-    handler: EndpointHandler, arguments: tuple[object, ...], threads: Callable[[], Executor]
-) -> AsyncGenerator[object, None]:
-    """Yield what an async function returns."""
-    result = await cast("Awaitable[object]", handler(*arguments))
-    if type(result) in _PLAIN:
-        yield result
-        return
-    async with aclosing(_items(result, threads)) as items:
-        async for item in items:
-            yield item
+class _Awaited:
+    """What an async function returns: most often one item, and then it is known that no other will come."""
+
+    __slots__ = ("_arguments", "_handler", "_items", "_threads", "is_done")
+
+    def __init__(
+        self, handler: EndpointHandler, arguments: tuple[object, ...], threads: Callable[[], Executor]
+    ) -> None:
+        self._handler: EndpointHandler | None = handler  # None once it was called
+        self._arguments = arguments
+        self._threads = threads
+        self._items: AsyncGenerator[object, None] | None = None
+        self.is_done = False
+
+    async def __anext__(self) -> object:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            result = await cast("Awaitable[object]", handler(*self._arguments))
+            if type(result) in _PLAIN:
+                self.is_done = True
+                return result
+            self._items = _items(result, self._threads)
+        if self._items is None:
+            raise StopAsyncIteration
+        return await self._items.__anext__()
+
+    async def aclose(self) -> None:
+        self._handler = None
+        if self._items is not None:
+            await self._items.aclose()
+
+
+#: What a handler yields or returns, item by item.
+_HandlerItems = AsyncGenerator[object, None] | _Awaited
 
 
 async def _threaded(
     handler: EndpointHandler, arguments: tuple[object, ...], threads: Callable[[], Executor]
 ) -> AsyncGenerator[object, None]:
     """Yield what a plain function returns. It may block, so it runs in a thread; what it returns does not."""
-    result = await asyncio.get_running_loop().run_in_executor(threads(), _call, handler, arguments)
+    work = threads().submit(copy_context().run, _call, handler, arguments)
+    running = asyncio.wrap_future(work)
+    try:
+        result = await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not work.cancel():  # it has begun, and so it goes on with what it holds: its place is not free yet
+            running.add_done_callback(asyncio.Future.exception)  # nobody is left to hear of it
+            await asyncio.wait([running])
+        raise
     if inspect.isawaitable(result):
         result = await result
     async with aclosing(_items(result, threads)) as items:

@@ -20,6 +20,11 @@ from dynamo._core.errors import ConfigError
 #: The exit status of a command whose settings are wrong.
 USAGE = 2
 
+#: What the options of every command mean that joins others.
+DISCOVERY = "how processes find each other: etcd://HOST:2379, or file:///DIR; else a directory of this user's"
+REQUEST_PLANE = "how processes call each other: tcp:, on this machine, or tcp://ADDRESS of this one; else tcp:"
+EVENT_PLANE = "how events travel: zmq:, zmq://ADDRESS, or nats; else zmq:, or nats if NATS_SERVER is set"
+
 V = TypeVar("V")
 S = TypeVar("S", bound="Settings")
 
@@ -61,8 +66,7 @@ def read_settings(
     kind: type[S], arguments: Sequence[str], environ: Mapping[str, str], *, prog: str, description: str
 ) -> S:
     """Merge flags, variables and defaults. Raises `ConfigError`; exits, with status 0, on `--help`."""
-    types = get_type_hints(kind)
-    options = [_Option(declared, _value_type(types[declared.name])) for declared in fields(kind)]
+    options = options_of(kind)
     given = vars(_parser(options, prog, description).parse_args(arguments))
     values: dict[str, Value] = {}
     for each in options:
@@ -76,6 +80,12 @@ def read_settings(
     return kind(**values)
 
 
+def options_of(kind: type[Settings]) -> list[Option]:
+    """The options of a component, in order."""
+    types = get_type_hints(kind)
+    return [Option(declared, _value_type(types[declared.name])) for declared in fields(kind)]
+
+
 def parse_bool(text: str) -> bool:
     """Read true or false as people write them; raises `ValueError`."""
     word = text.strip().lower()
@@ -85,7 +95,7 @@ def parse_bool(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
+class Option:
     """A field of the settings, as what a person types."""
 
     declared: Field[object]
@@ -111,6 +121,19 @@ class _Option:
     def is_secret(self) -> bool:
         return bool(self.declared.metadata.get("secret"))
 
+    @property
+    def about(self) -> str:
+        """What it means."""
+        return str(self.declared.metadata["help"])
+
+    @property
+    def allowed(self) -> str:
+        """Which numbers it takes; empty if all, or none."""
+        return _range(self.declared)
+
+    def shown_default(self) -> str:
+        return _shown(self.declared.default)
+
     def read(self, given: str | bool, source: str) -> Value:
         """Return the value that was given by `source`, a flag or a variable."""
         value = given if isinstance(given, bool) else self._convert(given, source)
@@ -124,20 +147,19 @@ class _Option:
             raise ConfigError(f"{source}={text!r} is not {_MEANT[self.value_type]}", setting=source) from None
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        about = f"{self.declared.metadata['help']} [{self.variable}] ({self._nature()})".replace("%", "%%")
+        about = f"{self.about} [{self.variable}] ({self._nature()})".replace("%", "%%")
         if self.value_type is bool:
             parser.add_argument(self.flag, action=argparse.BooleanOptionalAction, default=None, help=about)
         else:
             # The text is converted and checked here, in the same way as a variable's.
-            parser.add_argument(self.flag, metavar=self._placeholder(), help=about)
+            parser.add_argument(self.flag, metavar=self.placeholder(), help=about)
 
     def _nature(self) -> str:
-        default = self.declared.default
-        says = "required" if self.is_required else f"default: {_shown(default)}"
-        allowed = _range(self.declared)
-        return f"{says}; {allowed}" if allowed else says
+        says = "required" if self.is_required else f"default: {self.shown_default()}"
+        return f"{says}; {self.allowed}" if self.allowed else says
 
-    def _placeholder(self) -> str:
+    def placeholder(self) -> str:
+        """What stands for a value."""
         if choices := self.declared.metadata.get("choices"):
             return "{" + ",".join(choices) + "}"
         if self.value_type is str:
@@ -152,8 +174,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (--help shows every option)") from None
 
 
-def _parser(options: Iterable[_Option], prog: str, description: str) -> _Parser:
-    secrets = [f"{each.variable}: {each.declared.metadata['help']}" for each in options if each.is_secret]
+def _parser(options: Iterable[Option], prog: str, description: str) -> _Parser:
+    secrets = [f"{each.variable}: {each.about}" for each in options if each.is_secret]
     epilog = f"Secrets are variables only. {'; '.join(secrets)}.".replace("%", "%%") if secrets else None
     parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
     for each in options:

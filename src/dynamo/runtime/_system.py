@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
-from dynamo.runtime._listening import blames_host, listen
+from dynamo.runtime._listening import blames_host, fault_of, listen
 
 if TYPE_CHECKING:
     from dynamo.runtime._http_server import HttpServer
@@ -96,6 +96,8 @@ class SystemServer:
 def _listen(settings: SystemSettings) -> socket.socket:
     host, port = settings.host, settings.port
     if not settings.insecure and not is_loopback(host):
+        if why := fault_of(host):
+            raise ConfigError(f"{HOST_VARIABLE}={host}: {why}", setting=HOST_VARIABLE)
         raise ConfigError(
             f"the system server would listen on {host}, which other machines reach, and nobody is asked for "
             f"credentials: set {INSECURE_VARIABLE}=true if the network around it is trusted, or leave "
@@ -105,7 +107,7 @@ def _listen(settings: SystemSettings) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
-        why = error.strerror or error
+        why = str(error.strerror or error)
         if blames_host(error):
             raise ConfigError(f"{HOST_VARIABLE}={host}: {why}", setting=HOST_VARIABLE) from error
         raise ConfigError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from dynamo.runtime._discovery_health import degradation
 from dynamo.runtime._health import Verdict
-from dynamo.runtime._system_metrics import build_registry
 
 if TYPE_CHECKING:
     from dynamo.runtime._runtime import DistributedRuntime
@@ -21,7 +20,7 @@ _NO_STORE = {"cache-control": "no-store"}
 
 def build_system_app(runtime: DistributedRuntime) -> Starlette:
     """Return the application that answers for a runtime."""
-    registry = build_registry(runtime)
+    expose = runtime.metrics.prepare()
 
     async def live(request: Request) -> Response:
         verdict = await runtime.health.is_live()
@@ -31,13 +30,17 @@ def build_system_app(runtime: DistributedRuntime) -> Starlette:
         verdict = await runtime.health.is_ready()
         seconds = runtime.uptime_s()
         uptime = {"secs": int(seconds), "nanos": int(seconds % 1 * 1e9)}
-        status = "ready" if verdict.is_good else "notready"
         states = {name: "ready" if is_open else "notready" for name, is_open in runtime.health.endpoints().items()}
-        return _answer(verdict, {"status": status, "uptime": uptime, "endpoints": states})
+        body: dict[str, object] = {"status": "ready", "uptime": uptime, "endpoints": states}
+        if not verdict.is_good:
+            body["status"] = "notready"
+        elif degraded := degradation(runtime):  # it serves, so it is no reason to send it nothing
+            body |= {"status": "degraded", "degraded": degraded}
+        return _answer(verdict, body)
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type} | _NO_STORE)
+        body, content_type = expose(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type} | _NO_STORE)
 
     return Starlette(
         routes=[

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TypedDict, TypeVar, cast
 
-from dynamo._core.context import Context
+from dynamo._core.context import current_context
 from dynamo.runtime import Component, DistributedRuntime, Endpoint
 from dynamo.runtime._lease import CustomLease
 
@@ -61,4 +60,4 @@ def clear_context() -> None:
 
 
 #: The request that is being served, so that the calls it makes belong to it.
-request_context: ContextVar[Context | None] = ContextVar("request_context", default=None)
+request_context = current_context

@@ -8,14 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from contextvars import copy_context
 from typing import cast
 
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
 from dynamo.sdk._annotations import answer_type, request_type
 from dynamo.sdk._call import Call
-from dynamo.sdk._context import request_context
 from dynamo.sdk._endpoints import EndpointSpec
 from dynamo.sdk._payload import Misfit, Reader, reader_of
 
@@ -32,7 +30,6 @@ def bind_handler(instance: object, spec: EndpointSpec) -> Handler:
     if inspect.isasyncgenfunction(spec.function):
 
         async def stream(request: object, context: Context) -> AsyncIterator[object]:
-            request_context.set(context)
             items = cast("AsyncGenerator[object, None]", method(*arguments(request, context)))
             async with aclosing(items):
                 async for item in items:
@@ -42,18 +39,13 @@ def bind_handler(instance: object, spec: EndpointSpec) -> Handler:
     if inspect.iscoroutinefunction(spec.function):
 
         async def unary(request: object, context: Context) -> object:
-            request_context.set(context)
             return _answer(await cast("Awaitable[object]", method(*arguments(request, context))))
 
         return unary
 
     # A plain function, or a generator: the runtime runs it beside the loop, in a thread that is used again.
     def plain(request: object, context: Context) -> object:
-        def call() -> object:
-            request_context.set(context)
-            return _answer(method(*arguments(request, context)))
-
-        return copy_context().run(call)
+        return _answer(method(*arguments(request, context)))
 
     return plain
 

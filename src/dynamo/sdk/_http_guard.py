@@ -1,7 +1,8 @@
 """What stands between HTTP clients and the application of a service: the id of a request, and limits.
 
-Each request has an id: the one of its `x-request-id` if that is one, or a new one. The calls that it makes
-carry it on, and the response returns it. A body is limited in size, and may not stop to come.
+Each request has an id, the one of its `x-request-id` if that is one, or a new one, and a trace, that of its
+`traceparent` if there is one. The calls that it makes carry both on, and the response returns the id. A body is
+limited in size, and may not stop to come.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import re
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynamo._core.context import Context
+from dynamo._core.context import Context, handling
 from dynamo._core.errors import InvalidArgument
-from dynamo.sdk._context import request_context
+from dynamo._core.trace import trace_metadata
 from dynamo.sdk._http_errors import problem
 
 #: How long a body may stand still.
@@ -36,8 +37,12 @@ class HttpGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = Context(_given_id(scope))
-        request_context.set(context)
+        context = Context(_given_id(scope), trace_metadata(scope["headers"]))
+        _ = context.trace  # begun here, it is that of every call
+        with handling(context):
+            await self._serve(context, scope, receive, send)
+
+    async def _serve(self, context: Context, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(receive, send, context.request_id, self._body_bytes_max, self._body_stall_s)
         exchange.check_length(scope)
         if exchange.refusal is None:

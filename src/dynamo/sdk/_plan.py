@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
-from dynamo.runtime._listening import url_of
+from dynamo.runtime._listening import fault_of, url_of
 from dynamo.sdk._config import Layer, MergedConfig
 from dynamo.sdk._constructor import constructor_problems, misspelt, wants_text
 from dynamo.sdk._gpus import VISIBLE_DEVICES, Allocation, GpuRequest, allocate
@@ -255,6 +255,8 @@ def _check_addresses(services: list[PlannedService]) -> None:
 def _check_reach(services: list[PlannedService]) -> None:
     for service in services:
         if service.http is not None and not is_loopback(service.http.host):
+            if why := fault_of(service.http.host):
+                raise WrongUsage(f"{service.name} cannot listen on {service.http.host}: {why}; set {service.name}.host")
             raise WrongUsage(
                 f"{service.name} would listen on {service.http.url}, which other machines reach, and nobody is asked "
                 f"for credentials: add --insecure if the network around it is trusted, or leave the host at {HTTP_HOST}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dynamo.sdk._status import START_TIMEOUT_S, Report
+from dynamo.sdk._status import START_TIMEOUT_S, Failed, Report
 
 #: How long a worker that has not become ready, and so has nothing to let end, may take to go when it is told.
 UNREADY_STOP_S = 2.0
@@ -23,6 +23,9 @@ class RestartPolicy:
     steady_s: float = 60.0
     #: So many starts in a row may fail.
     failed_starts_max: int = 5
+    #: A start that failed because a server is away, as etcd, is no fault of the worker, and does not count. The next
+    #: one waits for at most so long, so that the worker is back soon after the server is.
+    away_delay_s_max: float = 5.0
 
 
 class Backoff:
@@ -41,18 +44,22 @@ class Backoff:
         self._ready_at = now
         self.failed_starts = 0
 
-    def delay_after_end(self, now: float) -> float | None:
-        """How long to wait before the next start; None if it is the last one that has failed."""
+    def delay_after_end(self, now: float, *, is_away: bool = False) -> float | None:
+        """How long to wait before the next start; None if it is the last one that has failed.
+
+        `is_away` says that it failed because a server that the worker needs is away.
+        """
         if self._ready_at is None:
-            self.failed_starts += 1
+            self.failed_starts += not is_away
         elif now - self._ready_at >= self._policy.steady_s:
             self._delay_s = self._policy.first_delay_s
             self.restarts = 0
         self._ready_at = None
         if self.failed_starts >= self._policy.failed_starts_max:
             return None
-        delay_s = self._delay_s
-        self._delay_s = min(2 * delay_s, self._policy.delay_s_max)
+        delay_s_max = self._policy.away_delay_s_max if is_away else self._policy.delay_s_max
+        delay_s = min(self._delay_s, delay_s_max)
+        self._delay_s = min(2 * self._delay_s, delay_s_max)
         self.restarts += 1
         return delay_s
 
@@ -192,7 +199,10 @@ class Slot:
         delay_s = None
         has_crashed = self.worker.exit_status != 0  # else it was done: its lease was revoked, or its code ended it
         if has_crashed and self.in_service and self._backoff is not None:
-            delay_s = self._backoff.delay_after_end(self._clock())
+            report = self.worker.report
+            delay_s = self._backoff.delay_after_end(
+                self._clock(), is_away=isinstance(report, Failed) and report.is_away
+            )
         self.is_over = delay_s is None
         counts = (0, 0) if self._backoff is None else (self._backoff.restarts, self._backoff.failed_starts)
         self._observer.lost(self, Loss(self.worker.how_it_ended, self._heard_ready, delay_s, *counts))

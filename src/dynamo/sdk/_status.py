@@ -47,10 +47,14 @@ class Stopped(msgspec.Struct, tag="stopped"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """The worker gives up; `reason` is one line. `is_usage` says that the command line is wrong, not the graph."""
+    """The worker gives up; `reason` is one line. `is_usage` says that the command line is wrong, not the graph.
+
+    `is_away` says that nothing is wrong here: a server that a setting names, as etcd, cannot be reached now.
+    """
 
     reason: str
     is_usage: bool = False
+    is_away: bool = False
 
 
 Report = Starting | Ready | Stopped | Failed | Outline
@@ -77,9 +81,9 @@ class StatusPipe:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(msgspec.json.encode(report) + b"\n")
 
-    def fail(self, reason: str, *, is_usage: bool = False) -> None:
+    def fail(self, reason: str, *, is_usage: bool = False, is_away: bool = False) -> None:
         """Tell the parent why the worker gives up, in one line."""
-        self.send(Failed(" ".join(reason.split())[:REASON_CHARS_MAX], is_usage))
+        self.send(Failed(" ".join(reason.split())[:REASON_CHARS_MAX], is_usage, is_away))
 
     def watch_parent(self) -> None:
         """End this process when the parent is gone: by SIGTERM, and if that is not enough by SIGKILL.

@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.errors import CannotConnect, ConfigError, DynamoError
 from dynamo.runtime._blame import blame, user_traceback
 from dynamo.sdk._orphans import adopt_orphans, kill_descendants
 from dynamo.sdk._status import Ready, Starting, StatusPipe, Stopped
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         from dynamo.sdk._loader import BadGraph
 
         reason = str(error) if isinstance(error, DynamoError) else blame(error)
-        status.fail(reason, is_usage=isinstance(error, BadGraph))
+        status.fail(reason, is_usage=isinstance(error, BadGraph), is_away=_is_of_a_server_away(error))
         return 1
     return 0
 
@@ -151,6 +151,16 @@ async def _unless(ending: asyncio.Event, work: Coroutine[object, object, object]
         working.cancel()
         end.cancel()
         await asyncio.gather(working, end, return_exceptions=True)
+
+
+def _is_of_a_server_away(error: BaseException) -> bool:
+    """Whether it comes of a server that a setting names and nobody reaches: not a peer, which has an address."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, CannotConnect) and "setting" in current.details:
+            return True
+        current = current.__cause__
+    return False
 
 
 def _print_traceback(error: BaseException) -> None:

@@ -1,0 +1,349 @@
+"""An event loop on a virtual clock, whose callbacks belong to hosts.
+
+Time jumps to the next timer when nothing is ready, so an hour takes as long as what happens in it. Every
+callback belongs to a host: the one that was current when it was scheduled. Callbacks of one host keep their order,
+as asyncio promises; how those of several hosts mix is up to the seed.
+
+What a host leaves behind when it crashes stays as it is until the run is over, and is then closed in a loop where
+nothing has an effect: a process that is killed runs no `finally`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import gc
+import heapq
+import itertools
+import logging
+import random
+from asyncio.events import Handle, TimerHandle, _set_running_loop
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from contextvars import Context as VarContext
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from tests.sim.history import Trace
+from tests.sim.host import Host, current_host
+
+if TYPE_CHECKING:
+    from tests.sim.network import Network, Server
+    from tests.sim.pipe import ProtocolFactory
+
+T = TypeVar("T")
+
+START_S = 1000.0
+#: A run that is not over by then has no end.
+END_S = START_S + 10_000.0
+#: So many turns without a step of the clock are an endless loop.
+TURNS_AT_ONCE_MAX = 100_000
+#: A coroutine that goes on awaiting while it is closed is closed so often.
+CLOSES_MAX = 100
+
+
+class Deadlock(Exception):
+    """Everything waits, and no timer will wake anything."""
+
+
+class Livelock(Exception):
+    """The clock stands still while callbacks run on and on."""
+
+
+class Endless(Exception):
+    """The clock runs, and the run does not end."""
+
+
+class SimFuture(asyncio.Future[T]):
+    """A future whose hash is its number, so that the order of a set of them is that of every run."""
+
+    def __init__(self, serial: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._serial = serial
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class SimTask(asyncio.Task[T]):
+    """A task whose hash is its number."""
+
+    def __init__(
+        self,
+        serial: int,
+        work: Coroutine[Any, Any, T],
+        loop: asyncio.AbstractEventLoop,
+        context: VarContext | None,
+    ) -> None:
+        self._serial = serial
+        super().__init__(work, loop=loop, name=f"task-{serial}", context=context)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """asyncio's loop, with a clock and an order of its own."""
+
+    # What BaseEventLoop keeps, and typeshed does not tell.
+    _ready: collections.deque[Handle]
+    _scheduled: list[TimerHandle]
+    _timer_cancelled_count: int
+
+    def __init__(self, seed: int | str, *, echo: bool = False) -> None:
+        super().__init__()
+        self.random = random.Random(f"loop {seed}")
+        self.trace = Trace(echo=echo)
+        self.num_turns = 0
+        #: What nobody caught: errors of callbacks, of tasks that nobody awaits, and faults in the log.
+        self.uncaught: list[str] = []
+        #: Whether the run has ended: nothing that is scheduled now will happen.
+        self.is_over = False
+        self._now_s = START_S
+        self._turns_at_once = 0
+        self._serials = itertools.count(1)
+        self.set_task_factory(_new_task)  # type: ignore[arg-type]
+        self.set_exception_handler(_note_uncaught)
+        from tests.sim.network import Network
+
+        self.network: Network = Network(self)
+
+    def note(self, what: str, who: object = None) -> None:
+        """Add a line to the trace."""
+        self.trace.add(self._now_s, who or current_host.get() or "-", what)
+
+    # What asyncio asks of a loop.
+
+    def time(self) -> float:
+        return self._now_s
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return SimFuture(next(self._serials), self)
+
+    def run_in_executor(
+        self, executor: Executor | None, function: Callable[..., T], *args: object
+    ) -> asyncio.Future[T]:
+        """There are no threads: it happens here, a little later."""
+        future = self.create_future()
+
+        def work() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.call_later(self.random.uniform(0.0, 0.01), work)
+        return future
+
+    async def create_server(  # type: ignore[override]
+        self, factory: ProtocolFactory, host: str, port: int, **options: object
+    ) -> Server:
+        assert options.get("ssl") is None, "the simulated network has no TLS"
+        return self.network.listen(factory, host, port)
+
+    async def create_connection(  # type: ignore[override]
+        self, factory: ProtocolFactory, host: str, port: int, **options: object
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        assert options.get("ssl") is None, "the simulated network has no TLS"
+        return await self.network.connect(factory, host, port)
+
+    def call_soon(self, callback: Callable[..., object], *args: object, context: VarContext | None = None) -> Handle:
+        if self.is_over:
+            return _never(self)
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: object, context: VarContext | None = None
+    ) -> TimerHandle:
+        if self.is_over:
+            return _never(self)
+        return super().call_at(when, callback, *args, context=context)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: object, context: VarContext | None = None
+    ) -> Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def make_ready(self, handle: Handle) -> None:
+        self._ready.append(handle)
+
+    def new_task(self, work: Coroutine[Any, Any, T], context: VarContext | None) -> SimTask[T]:
+        host = context.get(current_host) if context is not None else current_host.get()
+        if host is not None and host.wrap is not None:
+            work = cast("Coroutine[Any, Any, T]", host.wrap(cast("Coroutine[object, object, object]", work)))
+        task = SimTask(next(self._serials), work, self, context)
+        if self.is_over:
+            work.close()
+            forget_task(task)
+        elif host is not None:
+            host.tasks[cast("asyncio.Task[object]", task)] = None
+            task.add_done_callback(cast("Callable[[asyncio.Task[T]], object]", host.tasks.pop))
+        return task
+
+    def timers_of(self, host: Host) -> list[Handle]:
+        """What is still scheduled on a host."""
+        return [handle for handle in self._scheduled if not handle.cancelled() and _host_of(handle) is host]
+
+    def _run_once(self) -> None:
+        self.num_turns += 1
+        self._turns_at_once += 1
+        if self._turns_at_once > TURNS_AT_ONCE_MAX:
+            raise Livelock(f"{TURNS_AT_ONCE_MAX} turns at {self._now_s:.6f} s")
+        self._take_due_timers()
+        ready, self._ready = self._ready, collections.deque()
+        for host, handle in self._in_order(ready):
+            if handle.cancelled():
+                continue
+            if host is not None and not host.is_running:
+                host.hold(handle)
+            else:
+                handle._run()
+
+    def _take_due_timers(self) -> None:
+        timers = self._scheduled
+        while timers and timers[0].cancelled():
+            heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]
+        if not self._ready and not self._stopping:  # type: ignore[attr-defined]
+            if not timers:
+                raise Deadlock("every task waits, and no timer is set")
+            if timers[0].when() > self._now_s:
+                self._now_s = timers[0].when()
+                self._turns_at_once = 0
+            if self._now_s > END_S:
+                raise Endless(f"not over at {END_S:g} s")
+        while timers and timers[0].when() <= self._now_s:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False  # type: ignore[attr-defined]
+            self._ready.append(timer)
+
+    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
+        """Cancelled timers are dropped when they are due."""
+
+    def _in_order(self, ready: collections.deque[Handle]) -> list[tuple[Host | None, Handle]]:
+        """What runs now: the callbacks of each host in their order, those of several hosts mixed at random."""
+        if len(ready) == 1:
+            return [(_host_of(ready[0]), ready[0])]
+        by_host: dict[Host | None, collections.deque[Handle]] = {}
+        for handle in ready:
+            by_host.setdefault(_host_of(handle), collections.deque()).append(handle)
+        queues = list(by_host.items())
+        merged: list[tuple[Host | None, Handle]] = []
+        while queues:
+            index = self.random.randrange(len(queues)) if len(queues) > 1 else 0
+            host, queue = queues[index]
+            merged.append((host, queue.popleft()))
+            if not queue:
+                del queues[index]
+        return merged
+
+
+def run(main: Callable[[SimLoop], Coroutine[Any, Any, T]], seed: int | str, *, echo: bool = False) -> T:
+    """Run a simulation to its end, and close what is left of it."""
+    loop = SimLoop(seed, echo=echo)
+    gc_was_enabled = gc.isenabled()
+    gc.disable()  # it would end generators at moments that depend on what ran before
+    try:
+        asyncio.set_event_loop(loop)
+        with _logged_to(loop):
+            return loop.run_until_complete(main(loop))
+    finally:
+        try:
+            _bury(loop)
+        finally:
+            asyncio.set_event_loop(None)
+            if gc_was_enabled:
+                gc.enable()
+
+
+def forget_task(task: asyncio.Task[Any]) -> None:
+    """Have asyncio not complain of a task that will not end."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def _bury(loop: SimLoop) -> None:
+    """Close every coroutine that has not ended, in a loop where nothing has an effect."""
+    loop.is_over = True
+    left = asyncio.all_tasks(loop)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    _set_running_loop(loop)
+    try:
+        for task in sorted(left, key=hash):
+            forget_task(task)
+            _close(cast("Coroutine[object, object, object]", task.get_coro()))
+        loop._ready.clear()
+        loop._scheduled.clear()
+        left.clear()
+        loop.network.hosts.clear()
+    finally:
+        _set_running_loop(None)
+        logging.disable(before)
+    loop.close()
+
+
+def _close(work: Coroutine[object, object, object]) -> None:
+    for _ in range(CLOSES_MAX):
+        # Whatever its cleanup raises is of no interest: the process that it belonged to is gone.
+        with contextlib.suppress(BaseException):
+            work.close()
+            return
+
+
+class _LogToTrace(logging.Handler):
+    """Puts what the shipped code logs into the trace. An error with a traceback is a fault of ours."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        super().__init__(logging.INFO)
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        loop = self._loop
+        loop.trace.add_unhashed(
+            loop.time(), current_host.get() or "-", f"log {record.levelname} {record.name}: {record.getMessage()}"
+        )
+        if record.exc_info and record.exc_info[1] is not None and record.levelno >= logging.ERROR:
+            loop.uncaught.append(f"logged on {current_host.get()}: {record.getMessage()}: {record.exc_info[1]!r}")
+
+
+@contextlib.contextmanager
+def _logged_to(loop: SimLoop) -> Iterator[None]:
+    logger, handler = logging.getLogger("dynamo"), _LogToTrace(loop)
+    before, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = before
+
+
+def _note_uncaught(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    assert isinstance(loop, SimLoop)
+    if loop.is_over:
+        return
+    what = f"{context.get('message')}: {context.get('exception')!r} {context.get('task') or context.get('handle')}"
+    loop.uncaught.append(what)
+    loop.trace.add_unhashed(loop.time(), current_host.get() or "-", f"uncaught {what}")
+
+
+def _never(loop: SimLoop) -> TimerHandle:
+    handle = TimerHandle(0.0, lambda: None, (), loop)
+    handle.cancel()
+    return handle
+
+
+def _host_of(handle: Handle) -> Host | None:
+    context: VarContext = handle._context  # type: ignore[attr-defined]
+    return context.get(current_host)
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], *, context: VarContext | None = None
+) -> asyncio.Task[T]:
+    assert isinstance(loop, SimLoop)
+    return loop.new_task(work, context)
