@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -44,9 +45,20 @@ def test_a_setting_that_is_wrong_is_part_of_the_report() -> None:
     assert "Discovery: error: DYN_DISCOVERY_BACKEND is 'zookeeper'" in result.output
 
 
+def test_every_plane_is_shown_as_it_would_be_used() -> None:
+    none = dict.fromkeys(("DYN_REQUEST_PLANE", "DYN_EVENT_PLANE", "DYN_WORK_QUEUE", "NATS_SERVER"), "")
+    planes = json.loads(run.invoke(app, ["env", "--json"], env=none).stdout)["planes"]
+    assert {name: planes[name] for name in ("Request plane", "Event plane", "Work queue")} == {
+        "Request plane": "tcp:", "Event plane": "zmq:", "Work queue": "embedded:"
+    }  # fmt: skip
+
+
 def test_no_secret_of_the_environment_is_printed() -> None:
     secrets = {
         "DYN_CLUSTER_TOKEN": "hunter2",
+        "ETCD_AUTH_USERNAME": "hunter2",
+        "ETCD_AUTH_PASSWORD": "hunter2",
+        "NATS_AUTH_TOKEN": "hunter2",
         "DYN_TLS_KEY": "hunter2",
         "NATS_SERVER": "nats://me:hunter2@host:4222",
         "DYN_DISCOVERY": "etcd://me:hunter2@host:2379",
@@ -58,6 +70,9 @@ def test_no_secret_of_the_environment_is_printed() -> None:
         assert result.exit_code == 0
         assert "hunter2" not in result.output
         assert "etcd://***@host:2379" in result.output
+        assert result.output.count("nats://***@host:4222") == 3, "the variable, events and jobs"
+        for name in ("ETCD_AUTH_USERNAME", "ETCD_AUTH_PASSWORD", "NATS_AUTH_TOKEN"):
+            assert re.search(rf'{name}"?: "?\*\*\*', result.output)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of, environment_of, workers_below
+from tests.etcd_server import etcd
 
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._importing import read_outline
 from dynamo.sdk._plan import Plan, make_plan
 from dynamo.sdk._slot import RestartPolicy
-from dynamo.sdk._supervisor import FAILED, Supervision, Supervisor
+from dynamo.sdk._supervisor import FAILED, OK, Supervision, Supervisor
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -192,15 +193,30 @@ async def test_what_a_lost_worker_has_started_ends_with_it_and_nothing_else(serv
 
 
 class Output(io.BytesIO):
-    """A stream that tells when a line says that the graph is ready."""
+    """A stream that tells when a line says that the graph is ready, and a worker again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ready = asyncio.Event()
+        self.ready, self.ready_again = asyncio.Event(), asyncio.Event()
 
     def write(self, data: Buffer) -> int:
         if bytes(data).startswith(b"ready in "):
             self.ready.set()
+        if b" is ready again" in bytes(data):
+            self.ready_again.set()
+        return super().write(data)
+
+
+class Complaints(io.BytesIO):
+    """The errors of a graph; `failed_starts` grows with each start that failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed_starts: asyncio.Queue[None] = asyncio.Queue()
+
+    def write(self, data: Buffer) -> int:
+        if b" failed to start again (" in bytes(data):
+            self.failed_starts.put_nowait(None)
         return super().write(data)
 
 
@@ -230,3 +246,29 @@ async def test_a_graph_ends_when_all_workers_of_a_service_are_given_up(graph: Pa
     first, last = [line for line in lines if "failed to start 2 times in a row" in line]
     assert first.endswith(", is given up, 1 of 2 workers left")
     assert last.endswith(", is given up and Worker has no worker left")
+
+
+async def test_a_worker_that_is_lost_while_etcd_is_away_comes_back_with_it_however_long_that_takes(
+    graph: Path, tmp_path: Path
+) -> None:
+    async with etcd(tmp_path / "etcd") as member:
+        environment = {**environment_of(tmp_path), "DYN_DISCOVERY": f"etcd://127.0.0.1:{member.port}"}
+        out, err = Output(), Complaints()
+        policy = RestartPolicy(first_delay_s=0.01, failed_starts_max=2, away_delay_s_max=0.02)
+        plan = await plan_of(tmp_path, environment)
+        supervisor = Supervisor(plan, Console(out, err, {}), Supervision(environment, restart=policy))
+        running = asyncio.create_task(supervisor.run())
+        async with asyncio.timeout(2 * DEADLINE_S):
+            await out.ready.wait()
+            await member.kill()
+            for pid in workers_below(os.getpid()).values():
+                os.kill(pid, signal.SIGKILL)
+            for _ in range(6):  # two places that would be given up after two each
+                await err.failed_starts.get()
+            assert not running.done()
+            await member.start()
+            await out.ready_again.wait()
+            supervisor.on_signal()
+            assert await running == OK
+    assert "given up" not in err.getvalue().decode()
+    assert "no member of the etcd that DYN_DISCOVERY names answers" in err.getvalue().decode()

@@ -159,6 +159,24 @@ async def test_a_request_that_cannot_be_served_is_an_invalid_argument(
     assert engine.num_requests_running + engine.num_requests_waiting == 0
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [SamplingOptions(temperature=0.0), SamplingOptions(temperature=1.0, seed=7, presence_penalty=1.0)],
+    ids=["greedy", "seeded"],
+)
+@pytest.mark.parametrize("at", [1, 7, 22])
+async def test_an_answer_that_began_elsewhere_goes_on_as_if_nothing_had_happened(
+    engine: OwnedEngine, at: int, sampling: SamplingOptions
+) -> None:
+    request = greedy(PROMPTS[0], 23, ignore_eos=True)
+    request.sampling_options = sampling
+    whole = await answer(engine, request)
+    rest = greedy(PROMPTS[0] + whole[:at], 23 - at, ignore_eos=True)
+    rest.sampling_options = sampling
+    rest.num_resumed_tokens = at
+    assert await answer(engine, rest) == whole[at:]
+
+
 async def test_requests_that_run_together_get_what_each_gets_alone(engine: OwnedEngine) -> None:
     requests = [greedy(prompt, 10 + 3 * index) for index, prompt in enumerate(PROMPTS)]
     alone = [await answer(engine, request) for request in requests]

@@ -107,6 +107,7 @@ def test_help_names_every_option_with_its_variable_and_its_default() -> None:
         (("--model-path", "{model}", "--token-delay-s", "soon"), 2, "soon"),
         (("--model-path", "{model}", "--endpoint-types", "chats"), 1, "chats"),
         (("--model-path", "{model}", "--discovery", "tin:can"), 1, "tin"),
+        (("--model-path", "{model}", "--event-plane", "tin:can"), 1, "tin"),
         (("--model-path", "{model}", "--namespace", "a b"), 1, "a b"),
         (("--model-path", "{model}", "--context-length", "5000"), 1, "4096"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -51,8 +51,9 @@ class FakePipeline:
 class FakeModels:
     """One model, or none."""
 
-    def __init__(self, pipeline: FakePipeline | None) -> None:
+    def __init__(self, pipeline: FakePipeline | None, passed_over: Sequence[str] = ()) -> None:
         self._pipeline = pipeline
+        self._passed_over = list(passed_over)
 
     def pipeline(self, name: str, request: OpenAIRequest | None = None) -> Pipeline:
         if self._pipeline is None or name != MODEL:
@@ -67,6 +68,9 @@ class FakeModels:
 
     def instances(self) -> dict[str, list[str]]:
         return {name: ["test/worker/generate/1"] for name in self.names()}
+
+    def passed_over(self) -> list[str]:
+        return self._passed_over
 
 
 def pipeline_of(*batches: list[bytes], error: Exception | None = None) -> FakePipeline:

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.frontend.scene import CHAT, DEADLINE_S, MODEL, FakeModels, FakePipeline, client_of, pipeline_of
 
+from dynamo._core import errors
 from dynamo._core.context import Context
+from dynamo._core.discovery import DiscoveryStatus
 from dynamo._core.errors import (
     CannotConnect,
     DeadlineExceeded,
@@ -27,7 +29,11 @@ from dynamo._core.errors import (
 )
 from dynamo.frontend._app import create_app
 from dynamo.llm._openai import OpenAIRequest
+from dynamo.llm._poison import PoisonedRequest
+from dynamo.runtime._http_status import STATUS
 
+EVERY_ERROR = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DynamoError)]
+EVERY_ERROR.append(PoisonedRequest)
 BODY = json.dumps(CHAT)
 JSON = {"content-type": "application/json"}
 
@@ -129,6 +135,24 @@ async def test_an_error_before_the_first_chunk_is_a_status(
     assert error_of(response)["param"] == error.details.get("param")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+async def test_what_goes_wrong_inside_is_for_the_log_and_its_client_gets_the_code_and_the_id(
+    kind: type[DynamoError], stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = "instance 5f at tcp://10.0.0.7:4242 asks for DYN_CLUSTER_TOKEN"
+    pipeline = pipeline_of([b"1"] if stream else [], error=kind(inside))
+    response = await post(pipeline, json.dumps(CHAT | {"stream": stream}), headers=JSON | {"x-request-id": "abc-1"})
+    if STATUS.get(kind.code, 500) < 500:
+        assert inside in response.text
+        return
+    error = json.loads(response.text.removesuffix("\n\n").rpartition("data: ")[2])["error"]
+    assert error["code"] == kind.code
+    assert error["message"].endswith("(request abc-1)")
+    assert not any(word in response.text for word in ("5f", "10.0.0.7", "DYN_CLUSTER_TOKEN"))
+    assert inside in caplog.text
+
+
 async def test_a_fault_of_the_frontend_is_answered_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
     response = await post(pipeline_of(error=RuntimeError("secret")))
     assert response.status_code == 500
@@ -213,6 +237,24 @@ async def test_health_means_that_a_model_can_be_asked() -> None:
     assert ready.json()["instances"] == {MODEL: ["test/worker/generate/1"]}
     assert (unready.status_code, unready.json()["models"]) == (503, [])
     assert (await get("/live")).status_code == 200
+
+
+async def test_health_names_the_instances_that_are_passed_over() -> None:
+    instance = "test/worker/generate/1"
+    async with client_of(create_app(FakeModels(pipeline_of(), passed_over=[instance]))) as client:
+        health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "healthy")
+    assert health.json()["passed_over"] == [instance]
+    assert "passed_over" not in (await get("/health", pipeline_of())).json()
+
+
+async def test_a_server_that_lost_discovery_serves_on_and_says_so() -> None:
+    discovery = DiscoveryStatus()
+    discovery.note_trouble("watch", "etcd is away")
+    async with client_of(create_app(FakeModels(pipeline_of()), discovery=discovery)) as client:
+        health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert health.json()["degraded"]["reason"] == "etcd is away"
 
 
 async def test_a_server_that_drains_is_unready_and_refuses_requests_but_lives() -> None:

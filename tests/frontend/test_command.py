@@ -58,9 +58,11 @@ async def running(directory: Path, *command: str, **variables: str) -> AsyncIter
         await process.communicate()
 
 
-async def test_a_worker_that_is_killed_mid_stream_is_an_error_in_the_stream(tmp_path: Path, tiny_model: Path) -> None:
+async def test_without_migration_a_worker_that_is_killed_mid_stream_is_an_error_in_the_stream(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     async with (
-        running(tmp_path, "dynamo.frontend", "--http-port", "0") as server,
+        running(tmp_path, "dynamo.frontend", "--http-port", "0", DYN_MIGRATION_LIMIT="0") as server,
         running(tmp_path, "tests.frontend.slow_worker", str(tiny_model)) as worker,
     ):
         url = (await server.line("listening on ")).rpartition(" ")[2]

@@ -26,9 +26,16 @@ def test_flags_and_variables_are_those_of_the_fields() -> None:
         (["--drain-s", "-1"], "--drain-s is -1.0"),
         (["--request-timeout-s", "0"], "--request-timeout-s is 0.0: it must be from 0.001 to 86400"),
         (["--http-keep-alive-s", "0.5"], "--http-keep-alive-s is 0.5"),
+        (["--migration-limit", "-1"], "--migration-limit is -1: it must be from 0 to 1024"),
+        (["--migration-max-seq-len", "0"], "--migration-max-seq-len is 0"),
         (["--http-body-limit-mb", "33"], "--http-body-limit-mb is 33.0"),
     ],
 )
 def test_limits_have_limits(arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(arguments, {})
+
+
+def test_the_migration_limit_is_the_workers_business_unless_it_is_given() -> None:
+    assert read([], {}).migration_limit is None
+    assert read([], {"DYN_MIGRATION_LIMIT": "0"}).migration_limit == 0

@@ -107,7 +107,9 @@ async def test_a_client_that_leaves_closes_the_engines_generator(tiny_model: Pat
             await engine.closed.wait()
 
 
-async def test_an_engine_that_fails_mid_stream_is_an_error_to_the_client(tiny_model: Path) -> None:
+async def test_an_engine_that_fails_mid_stream_is_an_error_to_the_client_and_says_why_in_the_log(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def script(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         yield EngineOutput(token_ids=[65])
         await asyncio.sleep(0.01)
@@ -115,9 +117,10 @@ async def test_an_engine_that_fails_mid_stream_is_an_error_to_the_client(tiny_mo
 
     async with client_of(ScriptedEngine(script), tiny_model) as client:
         stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
-        with pytest.raises(openai.APIError, match="RuntimeError: out of memory"):
+        with pytest.raises(openai.APIError, match="the server failed to answer; its log says why"):
             async for _ in stream:
                 pass
+    assert "RuntimeError: out of memory" in caplog.text
 
 
 async def test_a_worker_that_leaves_and_returns_is_a_503_in_between(tiny_model: Path) -> None:
@@ -127,7 +130,7 @@ async def test_a_worker_that_leaves_and_returns_is_a_503_in_between(tiny_model: 
         async with world.worker(ScriptedEngine(says_text(tokenizer, TEXT)), tiny_model):
             await until_served(client)
         await until_served(client, False)
-        with pytest.raises(openai.InternalServerError, match="no live worker") as caught:
+        with pytest.raises(openai.InternalServerError, match="no worker serves the model right now") as caught:
             await client.chat.completions.create(model=MODEL, messages=MESSAGES)
         assert caught.value.status_code == 503
         assert caught.value.response.headers["retry-after"] == "1"

@@ -246,6 +246,12 @@ def test_an_address_that_others_reach_needs_a_word(host: str) -> None:
         open_listener(host, 0, insecure=False)
 
 
+@pytest.mark.parametrize("host", ["999.1.1.1", "10.0.0", "fe80::x"])
+def test_what_is_no_address_is_not_said_to_be_reachable(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--http-host {host}: that is no IP address$"):
+        open_listener(host, 0, insecure=False)
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no host", "a" * 70])
 def test_a_host_that_cannot_be_listened_on_is_named_with_its_option(host: str) -> None:
     with pytest.raises(ConfigError, match=f"^--http-host {host}: "):

@@ -12,11 +12,12 @@ from tests.llm.scene import BOTH, MODEL, ScriptedEngine, World, load_tokenizer, 
 
 from dynamo._core.address import EndpointId, registration_key
 from dynamo._core.context import Context
-from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, NotFound, ProtocolError
+from dynamo._core.errors import CannotConnect, DynamoError, InvalidArgument, NoInstances, NotFound, ProtocolError
 from dynamo.llm._models import ModelManager
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest, parse
 from dynamo.llm._registration import PUBLIC_NAMESPACE, Kind, Registration
 from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._instances import InstanceRecord
 
 CHAT = parse(ChatRequest, {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]})
 COMPLETION = parse(CompletionRequest, {"model": MODEL, "prompt": "hi", "stream": True})
@@ -93,6 +94,19 @@ async def test_a_registered_model_can_be_asked_while_it_is_registered_and_served
         assert "app/Worker/chat, where the model 'tiny' is registered" in str(refusal(models, CHAT))
         await world.discovery.delete(key)
         await until(lambda: isinstance(refusal(models), NotFound))
+
+
+async def test_a_worker_that_nobody_reaches_is_named_as_passed_over() -> None:
+    world = World()
+    await register(world)
+    record = InstanceRecord("app", "Worker", "chat", 77, {"inproc": "inproc://nobody"})
+    await world.discovery.put(EndpointId.parse(ENDPOINT).instance_key(77), msgspec.json.encode(record))
+    async with following(world) as models:
+        await until(lambda: models.names() == [MODEL])
+        assert models.passed_over() == []
+        with pytest.raises(CannotConnect):
+            await content(models)
+        assert models.passed_over() == ["app/Worker/chat/4d"]
 
 
 async def test_the_worker_gets_the_request_as_it_was_sent_with_stream_set() -> None:

@@ -36,6 +36,8 @@ async def test_a_runtime_whose_engine_fails_shuts_down(tiny_model: Path) -> None
         await engine.close()
         async with asyncio.timeout(DEADLINE_S):
             await runtime.wait_for_shutdown()
+        with pytest.raises(EngineShutdown):
+            await model.close()
         await model.close()
 
 

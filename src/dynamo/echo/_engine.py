@@ -53,26 +53,32 @@ class EchoEngine:
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
         """Yield the prompt's tokens. The last output has the reason and the usage."""
         prompt, stop, max_tokens = request.token_ids, request.stop_conditions, self._max_tokens(request)
+        # What another worker has said of the answer already is at the end of the prompt.
+        begin = max(0, request.num_resumed_tokens)
+        prompt = prompt[: len(prompt) - begin]
         # Where the answer ends if nothing ends it before.
-        end = max_tokens if stop.ignore_eos else min(max_tokens, max(len(prompt), stop.min_tokens))
+        end = begin + max_tokens
+        if not stop.ignore_eos:
+            end = min(end, max(len(prompt), begin + stop.min_tokens))
         if not await self._enter(context):
             yield _last([], "cancelled", len(prompt), 0)
             return
         try:
-            for index in range(end):
+            token_ids: list[int] = []
+            for index in range(begin, end):
                 await asyncio.sleep(self._delay_s)
                 if self._closed.is_set():
                     raise EngineShutdown("the engine was closed before the request was done")
                 if context.is_stopped():
                     yield _last([], "cancelled", len(prompt), index)
                     return
-                token_id = prompt[index % len(prompt)]
-                if token_id in stop.stop_token_ids and index + 1 >= stop.min_tokens:
-                    yield _last([token_id], "stop", len(prompt), index + 1)
+                token_ids = [prompt[index % len(prompt)]]
+                if token_ids[0] in stop.stop_token_ids and index + 1 - begin >= stop.min_tokens:
+                    yield _last(token_ids, "stop", len(prompt), index + 1)
                     return
                 if index + 1 < end:
-                    yield EngineOutput(token_ids=[token_id])
-            yield _last([token_id], "length" if end == max_tokens else "stop", len(prompt), end)
+                    yield EngineOutput(token_ids=token_ids)
+            yield _last(token_ids, "length" if end == begin + max_tokens else "stop", len(prompt), end)
         finally:
             self._leave()
 
@@ -92,7 +98,7 @@ class EchoEngine:
         """Check a request, and return how many tokens it gets at most."""
         if self._closed.is_set():
             raise EngineShutdown("the engine is closed")
-        if not request.token_ids:
+        if len(request.token_ids) <= request.num_resumed_tokens:
             raise InvalidArgument("the prompt is empty")
         room = self.max_context_length - len(request.token_ids)
         if room < 1:

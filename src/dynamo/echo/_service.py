@@ -9,7 +9,7 @@ from dynamo._core.context import Context
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
-from dynamo.llm._model_card import ModelCard
+from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
 from dynamo.llm._served_model import ServedModel
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 
@@ -30,12 +30,14 @@ class EchoWorker:
         token_delay_s: float = 0.0,
         max_num_seqs: int = MAX_NUM_SEQS,
         context_length: int | None = None,
+        migration_limit: int = MIGRATION_LIMIT,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
         self.token_delay_s = token_delay_s
         self.max_num_seqs = max_num_seqs
         self.context_length = context_length
+        self.migration_limit = migration_limit
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -48,7 +50,7 @@ class EchoWorker:
         )
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
         name = self.model_name or default_model_name(self.model_path)
-        self._model = await ServedModel.start(engine, endpoint, path, name)
+        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:

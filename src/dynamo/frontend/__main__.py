@@ -1,4 +1,4 @@
-"""`python -m dynamo.frontend`: flags, configuration, run."""
+"""`python -m dynamo.frontend`: the OpenAI API for every model that workers register."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from dynamo.runtime._signals import ending_on_signals
 
 async def run(config: FrontendConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
-    runtime = DistributedRuntime(discovery=config.discovery, request_plane=config.request_plane)
+    runtime = DistributedRuntime(
+        discovery=config.discovery, request_plane=config.request_plane, event_plane=config.event_plane
+    )
     with ending_on_signals(runtime, within_s=config.drain_s):
         async with runtime:
             await _serve(config, runtime)

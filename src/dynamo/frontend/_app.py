@@ -13,11 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from dynamo._core.discovery import DiscoveryStatus
 from dynamo._core.errors import DynamoError
 from dynamo.frontend._active import ActiveRequests
 from dynamo.frontend._errors import HttpError, body_of, headers_of, status_of
 from dynamo.frontend._openai_routes import GenerateRoute, Models
 from dynamo.llm._openai import ChatRequest, CompletionRequest
+from dynamo.runtime._metrics import Expose
 
 BODY_SIZE_BYTES_MAX = 32 << 20
 REQUEST_TIMEOUT_S = 600.0
@@ -26,8 +28,18 @@ REQUEST_TIMEOUT_S = 600.0
 class FrontendApp:
     """An ASGI application that serves models; `active` knows what it is answering."""
 
-    def __init__(self, models: Models, active: ActiveRequests, *, body_size_bytes_max: int) -> None:
+    def __init__(
+        self,
+        models: Models,
+        active: ActiveRequests,
+        *,
+        body_size_bytes_max: int,
+        discovery: DiscoveryStatus,
+        expose: Expose | None,
+    ) -> None:
         self.active = active
+        self._expose = expose
+        self._discovery = discovery
         self._models = models
         self._generate = {
             "/v1/chat/completions": GenerateRoute(ChatRequest, models, active, body_size_bytes_max=body_size_bytes_max),
@@ -41,6 +53,7 @@ class FrontendApp:
                 Route("/v1/models/{model:path}", self._show_model),
                 Route("/health", self._health),
                 Route("/live", self._live),
+                *([] if expose is None else [Route("/metrics", self._metrics)]),
             ],
             exception_handlers={HTTPException: _no_route},
         )
@@ -67,19 +80,33 @@ class FrontendApp:
         return {"id": name, "object": "model", "created": self._models.created_s(name), "owned_by": "dynamo"}
 
     async def _health(self, _: Request) -> Response:
-        """Ready means that a request could be answered now."""
+        """Ready means that a request could be answered now; a discovery that is away changes nothing in that.
+
+        Nor do instances that are passed over, be it all of them: only requests find out whether they answer again.
+        """
         models = self._models.names()
-        status = "draining" if self.active.draining else "healthy" if models else "no_models"
-        body = {
+        degradation = self._discovery.degradation()
+        well = "degraded" if degradation else "healthy"
+        status = "draining" if self.active.draining else well if models else "no_models"
+        body: dict[str, object] = {
             "status": status,
             "models": models,
             "instances": self._models.instances(),
             "active_requests": len(self.active),
         }
-        return JSONResponse(body, status_code=200 if status == "healthy" else 503)
+        if degradation:
+            body["degraded"] = degradation
+        if passed_over := self._models.passed_over():
+            body["passed_over"] = passed_over
+        return JSONResponse(body, status_code=200 if status == well else 503)
 
     async def _live(self, _: Request) -> Response:
         return JSONResponse({"status": "live"})
+
+    async def _metrics(self, request: Request) -> Response:
+        assert self._expose is not None, "or there were no such route"
+        body, content_type = self._expose(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
 
 
 def create_app(
@@ -87,9 +114,20 @@ def create_app(
     *,
     request_timeout_s: float = REQUEST_TIMEOUT_S,
     body_size_bytes_max: int = BODY_SIZE_BYTES_MAX,
+    discovery: DiscoveryStatus | None = None,
+    expose: Expose | None = None,
 ) -> FrontendApp:
-    """Return the application that serves `models`. Call it inside a running event loop."""
-    return FrontendApp(models, ActiveRequests(timeout_s=request_timeout_s), body_size_bytes_max=body_size_bytes_max)
+    """Return the application that serves `models`, which `discovery` tells of, and the metrics that `expose` gives.
+
+    Call it inside a running event loop.
+    """
+    return FrontendApp(
+        models,
+        ActiveRequests(timeout_s=request_timeout_s),
+        body_size_bytes_max=body_size_bytes_max,
+        discovery=discovery or DiscoveryStatus(),
+        expose=expose,
+    )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -1,10 +1,9 @@
-"""Reading a request: its id, its content type, and its body within the limits."""
+"""Reading a request: its id, its trace, its content type, and its body within the limits."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 
 from pydantic import JsonValue
 from starlette.types import Receive, Scope
@@ -21,16 +20,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
 _JSON = re.compile(rb"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
 
 
-def new_request_id() -> str:
-    """Return an id for a request that brought none."""
-    return secrets.token_hex(16)
-
-
-def request_id_of(scope: Scope) -> str:
-    """Return the id that the client gave in `x-request-id`, or a new one."""
+def request_id_of(scope: Scope) -> str | None:
+    """Return the id that the client gave in `x-request-id`; None if it gave none."""
     given = _header(scope, b"x-request-id")
     if given is None:
-        return new_request_id()
+        return None
     if not _REQUEST_ID.fullmatch(given):
         raise InvalidArgument(
             "the header x-request-id must be 1 to 128 letters, digits and . _ : -", param="x-request-id"

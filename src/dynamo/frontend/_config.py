@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynamo.runtime._settings import Settings, option
+from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,20 @@ class FrontendConfig(Settings):
         None,
         "serve the models of this namespace only, and what llmctl registered in it; else all, and what is in public",
     )
-    discovery: str | None = option(None, "where workers are found: file:///DIR; else a directory of this user's")
-    request_plane: str | None = option(None, "how workers are called, as a URL: tcp:")
+    discovery: str | None = option(None, DISCOVERY)
+    request_plane: str | None = option(None, REQUEST_PLANE)
+    event_plane: str | None = option(None, EVENT_PLANE)
     request_timeout_s: float = option(
         600.0, "seconds in which a request must be answered completely", least=0.001, most=86400
+    )
+    migration_limit: int | None = option(
+        None,
+        "how often a request may go on at another worker when one is lost, 0: never; else what the worker says",
+        least=0,
+        most=1024,
+    )
+    migration_max_seq_len: int | None = option(
+        None, "requests with more tokens than this, in prompt and answer together, stay where they are", least=1
     )
     drain_s: float = option(30.0, "seconds that running requests get to finish at shutdown", least=0, most=86400)
     http_keep_alive_s: float = option(75.0, "seconds after which an idle connection is closed", least=1, most=86400)

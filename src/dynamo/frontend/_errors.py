@@ -1,5 +1,8 @@
 """From an error to an HTTP answer.
 
+What a client did wrong it is told as it is. Of what goes wrong inside (a status from 500 on) it gets a sentence from
+the table here: what the error itself says names instances, addresses and settings, which are for the log.
+
 A stream that has begun cannot change its status any more, so the same error object travels in it as
 its last event.
 """
@@ -8,12 +11,46 @@ from __future__ import annotations
 
 import msgspec
 
-from dynamo._core.errors import DynamoError
+from dynamo._core.errors import (
+    CannotConnect,
+    DeadlineExceeded,
+    Disconnected,
+    DynamoError,
+    EngineShutdown,
+    IncompatibleVersion,
+    NoInstances,
+    Overloaded,
+    ProtocolError,
+    Stalled,
+    StreamIncomplete,
+    Unauthorized,
+    WorkerUnavailable,
+)
+from dynamo.llm._poison import PoisonedRequest
 from dynamo.runtime import _http_status
 
-RETRY_AFTER_S = 1
-
 _TYPES = {500: "server_error", 502: "bad_gateway_error", 503: "service_unavailable_error", 504: "timeout_error"}
+
+_LOST = "the worker that answered was lost: send the request again"
+_BROKEN = "the server and its worker do not work together; the server's log says why"
+
+#: What a client is told of an error inside, by its code: what happened, and what to do.
+_PUBLIC = {
+    NoInstances.code: "no worker serves the model right now: try again in a moment",
+    CannotConnect.code: "no worker could be reached: try again in a moment",
+    WorkerUnavailable.code: "the model cannot be served right now: try again in a moment",
+    EngineShutdown.code: "what answers is shutting down: send the request again, or to another server",
+    Overloaded.code: "the server has too much to do: try again later",
+    Disconnected.code: _LOST,
+    StreamIncomplete.code: _LOST,
+    Stalled.code: "the worker did not answer in time: send the request again",
+    DeadlineExceeded.code: "the request was not answered in time: send it again, or ask for less",
+    Unauthorized.code: _BROKEN,
+    IncompatibleVersion.code: _BROKEN,
+    ProtocolError.code: _BROKEN,
+    PoisonedRequest.code: "workers were lost while they answered this very request: do not send it again soon",
+}
+_FAILED = "the server failed to answer; its log says why"
 
 
 class HttpError(DynamoError):
@@ -35,19 +72,22 @@ def headers_of(error: DynamoError) -> list[tuple[bytes, bytes]]:
     """Return the headers that belong to this error's answer."""
     headers = []
     if status_of(error) == 503:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        headers.append((b"retry-after", b"%d" % _http_status.retry_after_s(error)))
     if "allow" in error.details:
         headers.append((b"allow", str(error.details["allow"]).encode("latin-1")))
     return headers
 
 
-def body_of(error: DynamoError) -> bytes:
-    """Return the error object of the OpenAI API, as JSON."""
+def body_of(error: DynamoError, request_id: str = "") -> bytes:
+    """Return the error object of the OpenAI API, as JSON. The request's id is how the log is searched for the rest."""
     param = error.details.get("param")
+    message = str(error)
+    if status_of(error) >= 500:
+        message = _PUBLIC.get(error.code, _FAILED) + (f" (request {request_id})" if request_id else "")
     return msgspec.json.encode(
         {
             "error": {
-                "message": str(error),
+                "message": message,
                 "type": _TYPES.get(status_of(error), "invalid_request_error"),
                 "param": None if param is None else str(param),
                 "code": str(error.details.get("code", error.code)),

@@ -13,10 +13,11 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from dynamo._core.context import Context
+from dynamo._core.context import Context, handling
 from dynamo._core.errors import DynamoError
+from dynamo._core.trace import trace_metadata
 from dynamo.frontend._active import ActiveRequest, ActiveRequests, ClientGone
-from dynamo.frontend._body import new_request_id, read_json, request_id_of
+from dynamo.frontend._body import read_json, request_id_of
 from dynamo.frontend._errors import HttpError, status_of
 from dynamo.frontend._reply import Reply
 from dynamo.llm._models import Pipeline
@@ -40,6 +41,9 @@ class Models(Protocol):
     def instances(self) -> dict[str, list[str]]:
         """The live instances of each model."""
 
+    def passed_over(self) -> list[str]:
+        """Those of the live instances that were at fault lately, and have not answered since."""
+
 
 class GenerateRoute:
     """Answers the requests of one kind."""
@@ -53,14 +57,20 @@ class GenerateRoute:
         self._body_size_bytes_max = body_size_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = Reply(send, new_request_id())
+        context = Context(metadata=trace_metadata(scope["headers"]))
+        with handling(context):
+            await self._respond(context, scope, receive, send)
+
+    async def _respond(self, context: Context, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = Reply(send, context.request_id)
         try:
             if scope["method"] != "POST":
                 raise HttpError(405, "method_not_allowed", f"{scope['path']} takes POST only", allow="POST")
-            with self._active.begin(request_id_of(scope)) as request:
-                reply = Reply(send, request.request_id)
+            with self._active.begin(request_id_of(scope) or context.request_id) as request:
+                context.request_id, context.deadline = request.request_id, request.deadline
+                reply = Reply(send, context.request_id)
                 try:
-                    await self._answer(request, reply, scope, receive)
+                    await self._answer(request, context, reply, scope, receive)
                 except BaseException as error:
                     # A cancellation with a reason is ours, and ends here, whatever came of it on its way.
                     if request.reason is None or not _uncancelled():
@@ -72,14 +82,16 @@ class GenerateRoute:
             await self._refuse(error, reply)
         except Exception:
             logger.exception("a request failed because of a fault in the frontend")
-            await self._refuse(DynamoError("internal error; the server's log says more"), reply)
+            await self._refuse(DynamoError("internal error"), reply)
 
-    async def _answer(self, active: ActiveRequest, reply: Reply, scope: Scope, receive: Receive) -> None:
+    async def _answer(
+        self, active: ActiveRequest, context: Context, reply: Reply, scope: Scope, receive: Receive
+    ) -> None:
         body = await read_json(scope, receive, self._body_size_bytes_max)
         active.watch(receive)
         request = parse(self._kind, body)
         pipeline = self._models.pipeline(request.model, request)
-        context = Context(active.request_id, deadline=active.deadline)
+        _ = context.trace  # begun here, it is that of every choice and every worker
         if not request.stream:
             answer = await pipeline.complete(request, context)
             active.close()

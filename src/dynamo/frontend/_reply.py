@@ -27,10 +27,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 class Reply:
     """The answer to one request, which begins at most once."""
 
-    __slots__ = ("_headers", "_send", "started")
+    __slots__ = ("_headers", "_request_id", "_send", "started")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
+        self._request_id = request_id
         self._headers = [(b"x-request-id", request_id.encode("latin-1"))]
         #: Whether the status is sent.
         self.started = False
@@ -56,11 +57,11 @@ class Reply:
 
     async def fail(self, error: DynamoError) -> None:
         """Answer with an error. In a stream it is the last event, and no `[DONE]` follows it."""
+        body = body_of(error, self._request_id)
         if not self.started:
-            await self.json(body_of(error), status_of(error), headers_of(error))
+            await self.json(body, status_of(error), headers_of(error))
         else:
-            body = b"data: " + body_of(error) + b"\n\n"
-            await self._send({"type": "http.response.body", "body": body})
+            await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True

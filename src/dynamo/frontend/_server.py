@@ -14,7 +14,7 @@ from dynamo._core.loopback import is_loopback
 from dynamo.frontend._app import FrontendApp
 from dynamo.runtime._http_protocol import HttpProtocol
 from dynamo.runtime._http_server import HttpServer
-from dynamo.runtime._listening import blames_host, listen
+from dynamo.runtime._listening import blames_host, fault_of, listen
 
 CLOSE_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 10.0
@@ -23,6 +23,8 @@ START_TIMEOUT_S = 10.0
 def open_listener(host: str, port: int, *, insecure: bool) -> socket.socket:
     """Return a socket that listens on `host` and `port`; port 0 picks a free one."""
     if not insecure and not is_loopback(host):
+        if why := fault_of(host):
+            raise ConfigError(f"--http-host {host}: {why}", setting="http_host")
         raise ConfigError(
             f"--http-host {host} is reachable from other machines, and there are no credentials to ask for: "
             "add --insecure if the network around it is trusted, or leave the host at 127.0.0.1",
@@ -31,7 +33,7 @@ def open_listener(host: str, port: int, *, insecure: bool) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
-        why = error.strerror or error
+        why = str(error.strerror or error)
         if blames_host(error):
             raise ConfigError(f"--http-host {host}: {why}", setting="http_host") from error
         raise ConfigError(

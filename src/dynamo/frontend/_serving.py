@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 from dynamo.frontend._app import create_app
 from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._metrics import MigrationCollector
 from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import ModelManager
 from dynamo.runtime import DistributedRuntime
@@ -27,11 +28,23 @@ class FrontendServer:
         config = self._config
         listener = open_listener(config.http_host, config.http_port, insecure=config.insecure)
         try:
-            models = await self._parts.enter_async_context(ModelManager(runtime, namespace=config.namespace))
+            models = await self._parts.enter_async_context(
+                ModelManager(
+                    runtime,
+                    namespace=config.namespace,
+                    migration_limit=config.migration_limit,
+                    migration_max_seq_len=config.migration_max_seq_len,
+                )
+            )
+            collector = MigrationCollector(models.migrations)
+            runtime.metrics.add(collector)
+            self._parts.callback(runtime.metrics.remove, collector)
             app = create_app(
                 models,
                 request_timeout_s=config.request_timeout_s,
                 body_size_bytes_max=round(config.http_body_limit_mb * MIB),
+                discovery=runtime.discovery.status,
+                expose=runtime.metrics.prepare(),
             )
             server = DrainingServer(app, listener, keep_alive_s=config.http_keep_alive_s)
             await server.start()

@@ -40,15 +40,17 @@ class Delta(msgspec.Struct):
 class Choice:
     """One answer to one prompt."""
 
-    __slots__ = ("_detokenizer", "_finished", "_num_sent", "_tokenizer", "_unshown", "cut", "index", "request")
+    __slots__ = ("_detokenizer", "_token_ids", "_tokenizer", "_unshown", "cut", "finished", "index", "request")
 
     def __init__(self, index: int, request: PreprocessedRequest, tokenizer: Tokenizer) -> None:
         self.index = index
         self.request = request
         #: Whether the answer is complete and the worker does not know it, as after a stop string.
         self.cut = False
-        self._finished = False
-        self._num_sent = 0
+        #: Whether it has its finish reason.
+        self.finished = False
+        # Everything that came, from however many workers.
+        self._token_ids: list[int] = []
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer.for_request(tokenizer, request)
         self._unshown = {*request.eos_token_ids, *request.stop_conditions.stop_token_ids}
@@ -61,15 +63,20 @@ class Choice:
         """
         return self._detokenizer.num_tokens
 
+    @property
+    def seq_len(self) -> int:
+        """How many tokens there are, those of the prompt included."""
+        return len(self.request.token_ids) + len(self._token_ids)
+
     def push(self, output: EngineOutput) -> Delta | None:
         """Return what this output adds; None if that is nothing yet."""
-        if self._finished:
+        if self.finished:
             raise ProtocolError("the worker sent more after its finish reason")
         request, token_ids = self.request, output.token_ids
-        self._num_sent += len(token_ids)
+        self._token_ids += token_ids
         max_tokens = request.stop_conditions.max_tokens
-        if max_tokens is not None and self._num_sent > max_tokens:
-            raise ProtocolError(f"the worker sent {self._num_sent} tokens; at most {max_tokens} were asked for")
+        if max_tokens is not None and len(self._token_ids) > max_tokens:
+            raise ProtocolError(f"the worker sent {len(self._token_ids)} tokens; at most {max_tokens} were asked for")
         before = self._detokenizer.num_tokens
         text = self._detokenizer.push(token_ids) if token_ids else ""
         logprobs = (
@@ -78,16 +85,42 @@ class Choice:
         stopped = self._detokenizer.stopped
         if output.finish_reason is None and not stopped:
             return Delta(self.index, text, None, logprobs) if text or logprobs else None
-        self._finished = True
+        self.finished = True
         self.cut = output.finish_reason is None
         reason = _shown(output.finish_reason)
         if stopped:
             return Delta(self.index, text, "stop", logprobs)
         return Delta(self.index, text + self._detokenizer.finish(), reason, logprobs)
 
+    def rest(self) -> PreprocessedRequest:
+        """Return what to ask for what is missing: the prompt and all that came, and what is left of the budgets."""
+        request, num_tokens = self.request, len(self._token_ids)
+        if not num_tokens:
+            return request
+        conditions = request.stop_conditions
+        max_tokens = conditions.max_tokens
+        return msgspec.structs.replace(
+            request,
+            token_ids=request.token_ids + self._token_ids,
+            num_resumed_tokens=num_tokens,
+            stop_conditions=msgspec.structs.replace(
+                conditions,
+                max_tokens=None if max_tokens is None else max_tokens - num_tokens,
+                min_tokens=max(0, conditions.min_tokens - num_tokens),
+            ),
+        )
+
+    def finish_if_complete(self) -> Delta | None:
+        """Return the last delta if the worker was lost when only its reason was missing; None if there is more."""
+        if self.finished or len(self._token_ids) != self.request.stop_conditions.max_tokens:
+            return None
+        self.finished = True
+        logprobs: list[TokenLogprob] | None = None if self.request.output_options.logprobs is None else []
+        return Delta(self.index, self._detokenizer.finish(), "length", logprobs)
+
     def end(self) -> None:
         """Take the end of the worker's stream. Raises `StreamIncomplete` if it came without a reason."""
-        if not self._finished:
+        if not self.finished:
             raise StreamIncomplete(
                 f"the worker's stream ended after {self.num_tokens} tokens without a finish reason",
                 num_tokens=self.num_tokens,

@@ -53,6 +53,9 @@ class PreprocessedRequest(msgspec.Struct, omit_defaults=True):
     sampling_options: SamplingOptions = msgspec.field(default_factory=SamplingOptions)
     output_options: OutputOptions = msgspec.field(default_factory=OutputOptions)
     eos_token_ids: list[int] = []
+    #: How many of the last `token_ids` are the answer's own: it began at another worker, and goes on here. An
+    #: engine may use it to sample and to penalize as if nothing had happened; the stop conditions are what is left.
+    num_resumed_tokens: int = 0
     annotations: list[str] = []
     extra_args: dict[str, Any] = {}
 

@@ -2,7 +2,8 @@
 
 A worker puts its model card into discovery under its own lease. Here each card of a model adds an
 instance to it; the first one builds its pipeline, and with the last one the model goes. Cards of one name
-must agree: one that differs is refused, and said so, until the others are gone.
+must agree: one that differs is refused, and said so, until the others are gone. A model whose last worker
+left is kept for a moment: answers that have begun wait for the next one, and it need not be loaded anew.
 
 A model may also be registered by a person, for workers that have no card (`_registered_models.py`). Where
 there are both, the workers' own word counts.
@@ -14,6 +15,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from typing import Protocol
+
+import msgspec
 
 from dynamo._core.address import MODEL_CARDS, EndpointId, parse_key
 from dynamo._core.context import Context
@@ -27,14 +30,16 @@ from dynamo._core.errors import (
     WorkerUnavailable,
 )
 from dynamo.llm._following import FollowedModel, follow
-from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
+from dynamo.llm._migration import PATIENCE_S, Migration, MigrationPolicy, MigrationStats
+from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard, ModelInput, ModelType
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._pipeline import TokenPipeline
+from dynamo.llm._poison import PoisonList
 from dynamo.llm._preprocess import Preprocessor
 from dynamo.llm._registered_models import RegisteredModels, warn_shadowed
 from dynamo.llm._registration import PUBLIC_NAMESPACE
 from dynamo.llm._text_pipeline import TextPipeline
-from dynamo.llm._workers import Workers
+from dynamo.llm._workers import Serving, Workers
 from dynamo.runtime import DistributedRuntime
 
 logger = logging.getLogger(__name__)
@@ -42,6 +47,9 @@ logger = logging.getLogger(__name__)
 #: A model whose workers are gone is expected back for so long; later it is unknown.
 EXPECTED_BACK_S = 600.0
 EXPECTED_BACK_MAX = 1024
+#: And so long its pipeline is kept, longer than any answer waits for a worker.
+KEPT_S = PATIENCE_S + 2.0
+KEPT_MAX = 64
 NAMED_MAX = 8
 
 
@@ -62,9 +70,11 @@ class _Model(FollowedModel):
         super().__init__()
         self.card = card
         self.endpoint = endpoint
-        # Whose cards were accepted. The workers of the pipeline look at this very set.
-        self.instance_ids: set[int] = set()
+        # Whose cards were accepted. The workers of the pipeline look at this very object.
+        self.serving = Serving()
         self.pipeline: Pipeline | None = None
+        # Ends what is kept of it; None while it has workers.
+        self.end: asyncio.Task[None] | None = None
 
     def live(self) -> list[int]:
         return [] if self.workers is None or self.pipeline is None else self.workers.instance_ids()
@@ -74,10 +84,18 @@ class ModelManager:
     """Follows the model cards, and the registered models; use it with `async with`.
 
     With a `namespace` it sees the cards of that namespace and what is registered in it, else the cards of
-    all and what is registered in the namespace `public`.
+    all and what is registered in the namespace `public`. Requests move between workers as often as the model's
+    card says, or as `migration_limit` does, up to a length of `migration_max_seq_len` tokens.
     """
 
-    def __init__(self, runtime: DistributedRuntime, *, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        runtime: DistributedRuntime,
+        *,
+        namespace: str | None = None,
+        migration_limit: int | None = None,
+        migration_max_seq_len: int | None = None,
+    ) -> None:
         self._runtime = runtime
         self._namespace = namespace
         # The mutable state, changed by _put() and _delete() only. Every card that exists, by its key;
@@ -85,13 +103,21 @@ class ModelManager:
         self._cards: dict[str, ModelCard] = {}
         self._models: dict[str, _Model] = {}
         self._gone: dict[str, float] = {}
+        # Models that are gone, and whose pipeline is kept for a moment.
+        self._kept: dict[str, _Model] = {}
         self._faults_said: dict[str, str] = {}
+        #: How often requests moved, for whoever counts.
+        self.migrations = MigrationStats()
+        self._migration_limit = migration_limit
+        self._migration_max_seq_len = migration_max_seq_len
+        self._poisoned = PoisonList(self._now)
         self._ready = asyncio.Event()
         self._registered = RegisteredModels(
             runtime,
             public_namespace=namespace or PUBLIC_NAMESPACE,
             on_ready=self._ready.set,
             is_served=self._models.__contains__,
+            migration=lambda name, workers: self._migration(name, workers, MIGRATION_LIMIT),
         )
         self._follower: asyncio.Task[None] | None = None
         self._loading: set[asyncio.Task[None]] = set()
@@ -102,12 +128,13 @@ class ModelManager:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        tasks = [task for task in (self._follower, *self._loading) if task is not None]
+        ends = (model.end for model in self._kept.values())
+        tasks = [task for task in (self._follower, *self._loading, *ends) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._registered.__aexit__(*exc_info)
-        for model in self._models.values():
+        for model in (*self._models.values(), *self._kept.values()):
             await model.close()
 
     # What a frontend asks.
@@ -158,6 +185,16 @@ class ModelManager:
             return self._registered.instances(name)
         return [f"{model.endpoint}/{id:x}" for id in model.live()]
 
+    def passed_over(self) -> list[str]:
+        """Those of the live instances that were at fault lately, and have not answered since."""
+        own = {
+            f"{model.endpoint}/{id:x}"
+            for model in self._models.values()
+            for id in model.live()
+            if model.workers is not None and model.workers.client.is_passed_over(id)
+        }
+        return sorted(own | self._registered.passed_over())
+
     async def wait_ready(self) -> None:
         """Wait until a first model can be asked."""
         await self._ready.wait()
@@ -194,19 +231,21 @@ class ModelManager:
                 key, card.display_name, conflict,
             )  # fmt: skip
         else:
-            model.instance_ids.add(instance_id)
+            model.serving.add(instance_id)
 
     def _begin(self, key: str, card: ModelCard) -> None:
         """Begin a model with this card, and see which of the other cards of its name agree."""
         endpoint, instance_id = parse_key(key)
-        model = self._models[card.display_name] = _Model(card, endpoint)
-        model.instance_ids.add(instance_id)
+        model = self._take_back(card, endpoint) or _Model(card, endpoint)
+        self._models[card.display_name] = model
+        model.serving.add(instance_id)
         self._gone.pop(card.display_name, None)
         if card.display_name in self._registered:
             warn_shadowed(card.display_name)
-        model.opening = asyncio.create_task(self._load(model))
-        self._loading.add(model.opening)
-        model.opening.add_done_callback(self._loading.discard)
+        if model.pipeline is None:
+            model.opening = asyncio.create_task(self._load(model))
+            self._loading.add(model.opening)
+            model.opening.add_done_callback(self._loading.discard)
         for other_key, other in self._cards.items():
             if other_key != key and other.display_name == card.display_name:
                 self._admit(other_key, other)
@@ -219,19 +258,56 @@ class ModelManager:
         endpoint, instance_id = parse_key(key)
         if endpoint != model.endpoint:
             return
-        model.instance_ids.discard(instance_id)
-        if model.instance_ids:
+        model.serving.discard(instance_id)
+        if model.serving.ids:
             return
         del self._models[card.display_name]
         self._gone[card.display_name] = self._now()
         while len(self._gone) > EXPECTED_BACK_MAX:
             del self._gone[next(iter(self._gone))]
         logger.info("the model %r is gone: its last worker left", card.display_name)
-        await model.close()
+        if model.pipeline is None:
+            await model.close()
+        else:
+            await self._keep(model)
         for other_key, other in self._cards.items():
             if other.display_name == card.display_name:
                 self._begin(other_key, other)
                 break
+
+    async def _keep(self, model: _Model) -> None:
+        """Keep a model that has no workers, for as long as somebody may wait for them."""
+        name = model.card.display_name
+        dropped = [self._kept.pop(name)] if name in self._kept else []
+        if len(self._kept) >= KEPT_MAX:
+            dropped.append(self._kept.pop(next(iter(self._kept))))
+        self._kept[name] = model
+        model.end = asyncio.create_task(self._end(model))
+        for older in dropped:
+            assert older.end is not None
+            older.end.cancel()
+            await older.close()
+
+    async def _end(self, model: _Model) -> None:
+        await asyncio.sleep(KEPT_S)
+        del self._kept[model.card.display_name]
+        await model.close()
+
+    def _take_back(self, card: ModelCard, endpoint: EndpointId) -> _Model | None:
+        """Return the model that was kept, if this card is like its own in everything."""
+        model = self._kept.get(card.display_name)
+        like = card if model is None else msgspec.structs.replace(card, runtime_config=model.card.runtime_config)
+        if model is None or model.end is None or like != model.card or endpoint != model.endpoint:
+            return None
+        model.end.cancel()
+        model.end = None
+        logger.info("the model %r is back", card.display_name)
+        return self._kept.pop(card.display_name)
+
+    def _migration(self, name: str, workers: Workers, card_limit: int) -> Migration:
+        limit = card_limit if self._migration_limit is None else self._migration_limit
+        policy = MigrationPolicy(limit, self._migration_max_seq_len)
+        return Migration(name, workers, policy, self.migrations, self._poisoned, self._runtime.rng)
 
     async def _load(self, model: _Model) -> None:
         """Build a model's pipeline, beside everything else."""
@@ -239,8 +315,9 @@ class ModelManager:
         at = model.endpoint
         endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
-            model.workers = Workers(name, await endpoint.client(), model.instance_ids)
-            model.pipeline = await _pipeline_for(model.card, model.workers)
+            model.workers = Workers(name, await endpoint.client(), model.serving)
+            migration = self._migration(name, model.workers, model.card.migration_limit)
+            model.pipeline = await _pipeline_for(model.card, migration)
             await model.workers.client.wait_for_instances()
         except Exception as error:
             # Whatever a model's files can cause concerns this model only.
@@ -269,11 +346,11 @@ class ModelManager:
         return asyncio.get_running_loop().time()
 
 
-async def _pipeline_for(card: ModelCard, workers: Workers) -> Pipeline:
+async def _pipeline_for(card: ModelCard, migration: Migration) -> Pipeline:
     if card.model_input is ModelInput.Text:
-        return TextPipeline(workers)
+        return TextPipeline(migration)
     if card.model_input is ModelInput.Tokens:
-        return TokenPipeline(await Preprocessor.load(card), workers)
+        return TokenPipeline(await Preprocessor.load(card), migration)
     raise ConfigError(f"its workers take {card.model_input.value!r}, which chat and completions are not made of")
 
 

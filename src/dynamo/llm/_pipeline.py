@@ -2,18 +2,19 @@
 
 Words become token ids, a worker gets them, its token ids become words again, and the words become chunks.
 What travels between the steps is batches: everything that has arrived by now, never one token at a time.
-Closing a generator here closes the worker's stream, which cancels the work behind it.
+Closing a generator here closes the worker's stream, which cancels the work behind it. A worker that is lost
+is none of the reader's business: the next one goes on where it stopped (`_migration.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import InvalidArgument
+from dynamo._core.errors import DynamoError, InvalidArgument
 from dynamo.llm._choice import Choice, Delta
 from dynamo.llm._chunks import ChatChunks, Chunks, CompletionChunks
 from dynamo.llm._limits import CHOICES_MAX
@@ -26,9 +27,10 @@ from dynamo.llm._messages import (
     SamplingOptions,
     StopConditions,
 )
+from dynamo.llm._migration import Migration, is_migratable
 from dynamo.llm._openai import SEED_MAX, ChatRequest, CompletionRequest, OpenAIRequest, refuse_unserved
+from dynamo.llm._poison import Suspect
 from dynamo.llm._preprocess import Preprocessor, RequestOptions
-from dynamo.llm._workers import Workers
 
 #: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
 #: reads slowly must not get it all at once.
@@ -38,16 +40,16 @@ BATCH_MAX = 256
 class TokenPipeline:
     """Answers requests for a model whose workers take token ids."""
 
-    def __init__(self, preprocessor: Preprocessor, workers: Workers) -> None:
+    def __init__(self, preprocessor: Preprocessor, migration: Migration) -> None:
         self._preprocessor = preprocessor
-        self._workers = workers
+        self._migration = migration
 
     async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         prompts = await self._prepare(request)
         choices = self._choices(request, prompts)
         chunks = _chunks_for(request, context)
-        async with aclosing(self._deltas(choices, context)) as batches:
+        async with aclosing(self._deltas(prompts, choices, context)) as batches:
             async for deltas in batches:
                 yield [chunks.encode(delta) for delta in deltas]
         if request.include_usage:
@@ -58,7 +60,7 @@ class TokenPipeline:
         prompts = await self._prepare(request)
         choices = self._choices(request, prompts)
         answer: list[Delta] = []
-        async with aclosing(self._deltas(choices, context)) as batches:
+        async with aclosing(self._deltas(prompts, choices, context)) as batches:
             async for deltas in batches:
                 answer.extend(deltas)
         return _chunks_for(request, context).whole(answer, _usage(prompts, choices))
@@ -85,30 +87,56 @@ class TokenPipeline:
         wanted = [_nth(prompt, i) for prompt in prompts for i in range(n)]
         return [Choice(index, one, self._preprocessor.tokenizer) for index, one in enumerate(wanted)]
 
-    def _deltas(self, choices: list[Choice], context: Context) -> AsyncGenerator[list[Delta], None]:
+    def _deltas(
+        self, prompts: list[PreprocessedRequest], choices: list[Choice], context: Context
+    ) -> AsyncGenerator[list[Delta], None]:
         """Yield what the workers add to the choices, in batches."""
+        suspects = [self._migration.suspect(prompt) for prompt in prompts]
         if len(choices) == 1:
-            return self._answer(choices[0], context)
-        return merged([self._answer(choice, _child(context, choice.index)) for choice in choices])
+            return self._answer(choices[0], suspects[0], context)
+        n = len(choices) // len(prompts)
+        return merged(
+            [
+                self._answer(choice, suspects[choice.index // n].of_choice(), _child(context, choice.index))
+                for choice in choices
+            ]
+        )
 
-    async def _answer(self, choice: Choice, context: Context) -> AsyncGenerator[list[Delta], None]:
-        """Send, and yield what comes back, until the answer is complete."""
-        async with await self._workers.send(choice.request, context, EngineOutput) as stream:
-            while outputs := await stream.batch():
-                deltas: list[Delta] = []
-                for output in outputs:
-                    if (delta := choice.push(output)) is not None:
-                        deltas.append(delta)
-                    if choice.cut:
-                        break
-                    if len(deltas) == BATCH_MAX:
-                        yield deltas
-                        deltas = []
-                if deltas:
-                    yield deltas
-                if choice.cut:
-                    return
-            choice.end()
+    async def _answer(self, choice: Choice, suspect: Suspect, context: Context) -> AsyncGenerator[list[Delta], None]:
+        """Send, and yield what comes back, until the answer is complete; go on elsewhere if a worker is lost."""
+        with self._migration.journey(suspect, context) as journey:
+            while True:
+                try:
+                    async with await journey.send(choice.rest(), EngineOutput) as stream:
+                        while outputs := await stream.batch():
+                            journey.note_answer()
+                            for deltas in _added(choice, outputs):
+                                yield deltas
+                            if choice.cut:
+                                return
+                        choice.end()
+                        return
+                except DynamoError as error:
+                    if is_migratable(error) and (last := choice.finish_if_complete()) is not None:
+                        yield [last]
+                    if is_migratable(error) and choice.finished:
+                        return
+                    await journey.go_on(error, num_tokens=choice.num_tokens, seq_len=choice.seq_len)
+
+
+def _added(choice: Choice, outputs: list[EngineOutput]) -> Iterator[list[Delta]]:
+    """Yield what outputs add to a choice, so much at a time as may be passed on."""
+    deltas: list[Delta] = []
+    for output in outputs:
+        if (delta := choice.push(output)) is not None:
+            deltas.append(delta)
+        if choice.cut:
+            break
+        if len(deltas) == BATCH_MAX:
+            yield deltas
+            deltas = []
+    if deltas:
+        yield deltas
 
 
 def _options(request: OpenAIRequest) -> RequestOptions:

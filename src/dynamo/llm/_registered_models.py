@@ -14,6 +14,7 @@ from dynamo._core.address import registration_key
 from dynamo._core.discovery.base import Put
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, WorkerUnavailable
 from dynamo.llm._following import FollowedModel, follow
+from dynamo.llm._migration import Migration
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._registration import Kind, Registration
 from dynamo.llm._text_pipeline import TextPipeline
@@ -47,12 +48,15 @@ class RegisteredModels:
         public_namespace: str,
         on_ready: Callable[[], None],
         is_served: Callable[[str], bool],
+        migration: Callable[[str, Workers], Migration],
     ) -> None:
         self._runtime = runtime
         self._prefix = registration_key(public_namespace)
         self._on_ready = on_ready
         # Whether the workers of a model say themselves that they serve it.
         self._is_served = is_served
+        # How requests for a model move between its workers.
+        self._migration = migration
         # The mutable state, changed by _put() and _delete() only: what is registered, by its key.
         self._routes: dict[str, _Route] = {}
         self._follower: asyncio.Task[None] | None = None
@@ -111,6 +115,15 @@ class RegisteredModels:
         found = {f"{route.registration.endpoint}/{id:x}" for route in self._of(name) for id in route.live()}
         return sorted(found)
 
+    def passed_over(self) -> set[str]:
+        """Those of the live instances, of all models, that were at fault lately and have not answered since."""
+        return {
+            f"{route.registration.endpoint}/{id:x}"
+            for route in self._routes.values()
+            for id in route.live()
+            if route.workers is not None and route.workers.client.is_passed_over(id)
+        }
+
     def _of(self, name: str) -> Iterator[_Route]:
         return (route for route in self._routes.values() if route.registration.model == name)
 
@@ -142,7 +155,7 @@ class RegisteredModels:
         endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
             route.workers = Workers(name, await endpoint.client(), None)
-            route.pipeline = TextPipeline(route.workers, asks_for_usage=False)
+            route.pipeline = TextPipeline(self._migration(name, route.workers), asks_for_usage=False)
             await route.workers.client.wait_for_instances()
         except Exception as error:
             # Whatever it is concerns this registration only.

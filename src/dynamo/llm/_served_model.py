@@ -1,7 +1,8 @@
 """A model whose engine is served by somebody else, such as a service of a graph.
 
 Whoever serves the endpoint holds one: it owns the engine, tells the frontends about the model, and takes it
-back. If the engine fails, the runtime shuts down: a worker that cannot answer must not be asked.
+back. If the engine ends by itself, the runtime shuts down, because a worker that cannot answer must not be asked,
+and `close` raises why: so the worker fails, and is started again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from dynamo._core.context import Context
+from dynamo._core.errors import EngineShutdown
 from dynamo.llm._messages import EngineOutput
-from dynamo.llm._model_card import ModelInput, ModelType
+from dynamo.llm._model_card import MIGRATION_LIMIT, ModelInput, ModelType
 from dynamo.llm._register import register_llm, unregister_llm
 from dynamo.llm._worker import WorkerEngine, read_request
 from dynamo.runtime import Endpoint
@@ -27,10 +29,20 @@ class ServedModel:
     def __init__(self, engine: WorkerEngine, endpoint: Endpoint) -> None:
         self._engine = engine
         self._endpoint = endpoint
+        # Why the engine ended, if nobody here had asked it to.
+        self._failure: EngineShutdown | None = None
         self._watch = asyncio.create_task(self._end_with_engine())
 
     @classmethod
-    async def start(cls, engine: WorkerEngine, endpoint: Endpoint, path: Path, name: str) -> ServedModel:
+    async def start(
+        cls,
+        engine: WorkerEngine,
+        endpoint: Endpoint,
+        path: Path,
+        name: str,
+        *,
+        migration_limit: int = MIGRATION_LIMIT,
+    ) -> ServedModel:
         """Own `engine`, and tell the frontends that it answers for the model in `path`, at `endpoint`."""
         model = cls(engine, endpoint)
         try:
@@ -41,6 +53,7 @@ class ServedModel:
                 str(path),
                 name,
                 context_length=engine.max_context_length,
+                migration_limit=migration_limit,
             )
         except BaseException:
             await model._close_engine()
@@ -52,16 +65,23 @@ class ServedModel:
         return self._engine.generate(read_request(request), context)
 
     async def close(self) -> None:
-        """Take the model back, and end the engine. A second call changes nothing."""
+        """Take the model back, and end the engine. A second call changes nothing.
+
+        Raises `EngineShutdown` if the engine had ended by itself.
+        """
         try:
             await unregister_llm(self._endpoint)
         finally:
             await self._close_engine()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     async def _close_engine(self) -> None:
         self._watch.cancel()
         await self._engine.close()
 
     async def _end_with_engine(self) -> None:
-        log.error("the worker ends: %s", await self._engine.ended())
+        self._failure = await self._engine.ended()
+        log.error("the worker ends: %s", self._failure)
         self._endpoint.runtime.shutdown()

@@ -3,24 +3,31 @@
 The worker gets the body as it was sent, asked to stream, and yields OpenAI chunks: objects, or texts that are
 their JSON. They are passed on as they are; what a simple worker leaves out of a chunk's envelope is filled in.
 That every choice ends with exactly one finish reason is checked here as for any other model.
+
+What such a worker has generated cannot be given to another one to go on with: a request moves to another
+worker as long as nothing of its answer has come, and no longer. One that is lost when every choice has its reason,
+and the client all that it asked for, has answered.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from typing import cast
 
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import HandlerError, ProtocolError, StreamIncomplete
+from dynamo._core.errors import DynamoError, HandlerError, ProtocolError, StreamIncomplete
 from dynamo.llm._limits import CHOICES_MAX
-from dynamo.llm._openai import ChatRequest, OpenAIRequest
-from dynamo.llm._workers import Workers
+from dynamo.llm._migration import Migration, is_migratable
+from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Object = dict[str, Json]
+
+NOT_RESUMED = "the answer had begun, and one by a worker that takes text cannot be resumed by another"
 
 #: Texts of a chunk that name something; all other texts of one choice are pieces to be joined.
 _NAMES = {"role", "id", "type", "name", "finish_reason", "stop_reason"}
@@ -33,38 +40,51 @@ class TextPipeline:
     asks for the token counts, which the whole answer is to have.
     """
 
-    def __init__(self, workers: Workers, *, asks_for_usage: bool = True) -> None:
-        self._workers = workers
+    def __init__(self, migration: Migration, *, asks_for_usage: bool = True) -> None:
+        self._migration = migration
         self._asks_for_usage = asks_for_usage
 
     async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         body = request.body() | {"stream": True}
         envelope = _envelope(request, context, "chat.completion.chunk")
-        finished = _Finished()
-        async with await self._workers.send(body, context, object) as stream:
-            while items := await stream.batch():
-                chunks = [_chunk(item) for item in items]
-                for chunk in chunks:
-                    finished.check(chunk)
+        async with aclosing(self._chunks(body, _Finished(request), context)) as batches:
+            async for chunks in batches:
                 yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
-        finished.check_end()
 
     async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
         """Return the JSON of the whole answer."""
         body = request.body() | {"stream": True}
         if self._asks_for_usage:
             body["stream_options"] = {"include_usage": True}
-        finished = _Finished()
         whole: list[Object] = []
-        async with await self._workers.send(body, context, object) as stream:
-            while items := await stream.batch():
-                chunks = [_chunk(item) for item in items]
-                for chunk in chunks:
-                    finished.check(chunk)
+        async with aclosing(self._chunks(body, _Finished(request), context)) as batches:
+            async for chunks in batches:
                 whole.extend(chunks)
-        finished.check_end()
         return msgspec.json.encode(accumulated(whole, _envelope(request, context, "chat.completion")))
+
+    async def _chunks(self, body: Object, finished: _Finished, context: Context) -> AsyncGenerator[list[Object], None]:
+        """Send, and yield what comes back; send to another worker if one is lost before anything came."""
+        has_begun = False
+        with self._migration.journey(self._migration.suspect(body), context) as journey:
+            while True:
+                try:
+                    async with await journey.send(body, object) as stream:
+                        while items := await stream.batch():
+                            has_begun = True
+                            journey.note_answer()
+                            chunks = [_chunk(item) for item in items]
+                            for chunk in chunks:
+                                finished.check(chunk)
+                            yield chunks
+                        finished.check_end()
+                        return
+                except DynamoError as error:
+                    if finished.has_all and is_migratable(error):
+                        return
+                    if has_begun and is_migratable(error):
+                        raise type(error)(f"{error.message}; {NOT_RESUMED}", **error.details) from error
+                    await journey.go_on(error, num_tokens=0)
 
 
 def _chunk(item: object) -> Object:
@@ -82,13 +102,22 @@ def _chunk(item: object) -> Object:
 class _Finished:
     """Which choices have begun, and which have ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: OpenAIRequest) -> None:
+        num_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
+        self._num_choices = (request.n or 1) * num_prompts
+        self._awaits_usage = request.include_usage
         self._ended: dict[int, bool] = {}
+
+    @property
+    def has_all(self) -> bool:
+        """Whether everything has come that was asked for; what a worker sends beyond it is its own."""
+        return len(self._ended) == self._num_choices and all(self._ended.values()) and not self._awaits_usage
 
     def check(self, chunk: Object) -> None:
         """Take a chunk. Raises the error that it reports, and `ProtocolError` if it is none that can be passed on."""
         if chunk.get("error") is not None:
             raise _reported(chunk["error"])
+        self._awaits_usage = self._awaits_usage and chunk.get("usage") is None
         for choice in choices_of(chunk):
             index = choice.get("index", 0)
             if not isinstance(index, int) or not 0 <= index < CHOICES_MAX:

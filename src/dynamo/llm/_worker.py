@@ -87,7 +87,9 @@ def read_request(value: object) -> PreprocessedRequest:
 
 async def _work(options: WorkerOptions, start_engine: StartEngine, needs_weights: bool) -> None:
     model_type = ModelType.parse(options.endpoint_types)
-    runtime = DistributedRuntime(discovery=options.discovery, request_plane=options.request_plane)
+    runtime = DistributedRuntime(
+        discovery=options.discovery, request_plane=options.request_plane, event_plane=options.event_plane
+    )
     with ending_on_signals(runtime):
         async with runtime:
             path = await fetch_llm(options.model_path, ignore_weights=not needs_weights)
@@ -111,6 +113,7 @@ async def _serve(
             str(path),
             options.model_name or default_model_name(options.model_path),
             context_length=engine.max_context_length,
+            migration_limit=options.migration_limit,
             custom_template_path=options.custom_jinja_template,
         )
         settle()

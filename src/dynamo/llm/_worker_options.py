@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynamo.runtime._settings import Settings, option, required_option
+from dynamo.llm._model_card import MIGRATION_LIMIT
+from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option, required_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,13 @@ class WorkerOptions(Settings):
     endpoint: str = option("generate", "name of the endpoint")
     endpoint_types: str = option("chat,completions", "which APIs the model is served through, separated by commas")
     context_length: int | None = option(None, "longest prompt and output together, if less than the model's", least=1)
+    migration_limit: int = option(
+        MIGRATION_LIMIT,
+        "how often a request may move when its worker is lost; 0: never",
+        least=0,
+        most=1024,
+    )
     custom_jinja_template: str | None = option(None, "file of a chat template to use instead of the model's")
-    discovery: str | None = option(None, "where workers are found: file:///DIR; else a directory of this user's")
-    request_plane: str | None = option(None, "how workers are called, as a URL: tcp:")
+    discovery: str | None = option(None, DISCOVERY)
+    request_plane: str | None = option(None, REQUEST_PLANE)
+    event_plane: str | None = option(None, EVENT_PLANE)

@@ -208,14 +208,16 @@ class TransformersEngine:
         if max_tokens < 1:
             raise InvalidArgument(f"max_tokens={stop.max_tokens} must be 1 or more")
         eos = () if stop.ignore_eos else request.eos_token_ids or self._loaded.eos_token_ids
+        sampler = Sampler.from_options(
+            request.sampling_options,
+            self._loaded.defaults,
+            self._seeds.getrandbits(64),
+            request.output_options.logprobs,
+        )
+        sampler.resume(token_ids[max(0, len(token_ids) - request.num_resumed_tokens) :])
         return Row(
             list(token_ids),
-            Sampler.from_options(
-                request.sampling_options,
-                self._loaded.defaults,
-                self._seeds.getrandbits(64),
-                request.output_options.logprobs,
-            ),
+            sampler,
             max_tokens=max_tokens,
             min_tokens=min(stop.min_tokens, max_tokens),
             stop_token_ids=frozenset(

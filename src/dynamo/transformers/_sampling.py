@@ -109,6 +109,13 @@ class Sampler:
             num_top_logprobs=num_top_logprobs,
         )
 
+    def resume(self, token_ids: Sequence[int]) -> None:
+        """Take these as chosen already: the next token is the one that would have followed them."""
+        self.counts.update(token_ids)
+        if not self.warp.is_greedy:
+            for _ in token_ids:
+                self.rng.random()
+
     def penalize(self, scores: torch.Tensor, token_ids: Sequence[int]) -> None:
         """Change the scores of one row, in place; `token_ids` are those of prompt and output."""
         if self.repetition_penalty != 1.0:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dynamo._core.context import Context
 from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
+from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._served_model import ServedModel
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
@@ -32,6 +33,7 @@ class TransformersWorker:
         context_length: int | None = None,
         num_threads: int | None = None,
         seed: int | None = None,
+        migration_limit: int = MIGRATION_LIMIT,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
@@ -41,6 +43,7 @@ class TransformersWorker:
         self.context_length = context_length
         self.num_threads = num_threads
         self.seed = seed
+        self.migration_limit = migration_limit
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -58,7 +61,7 @@ class TransformersWorker:
         )
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
         name = self.model_name or default_model_name(self.model_path)
-        self._model = await ServedModel.start(engine, endpoint, path, name)
+        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:
