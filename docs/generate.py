@@ -7,12 +7,18 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+import dynamo.echo.__main__ as echo
+import dynamo.frontend.__main__ as frontend
+import dynamo.transformers.__main__ as transformers
 from dynamo.cli import _app, _llmctl_app
+from dynamo.frontend._config import FrontendConfig
+from dynamo.runtime._settings import Option, Settings, options_of
 
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """\
@@ -25,6 +31,12 @@ Each command has `--help`, or `-h`. `dynamo` and `llmctl` have `--install-comple
 complete their subcommands and options, and `--show-completion`, which prints the script that does.
 """
 
+#: Commands that are modules, with their options.
+_MODULES: dict[ModuleType, type[Settings]] = {
+    frontend: FrontendConfig,
+    transformers: transformers.TransformersOptions,
+    echo: echo.EchoOptions,
+}
 _VALUES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
@@ -79,7 +91,8 @@ class Parameter:
 
 def reference() -> str:
     """Return the page."""
-    return "\n".join([HEAD, *_group(_app.app, "dynamo"), *_group(_llmctl_app.app, "llmctl")])
+    modules = [_module(module, settings) for module, settings in _MODULES.items()]
+    return "\n".join([HEAD, *_group(_app.app, "dynamo"), *_group(_llmctl_app.app, "llmctl"), *modules])
 
 
 def _group(app: typer.Typer, path: str) -> Iterator[str]:
@@ -119,6 +132,36 @@ def _command(command: Callable[..., object], path: str) -> str:
             *_options(parameters),
         ]
     )
+
+
+def _module(module: ModuleType, settings: type[Settings]) -> str:
+    """The section of a module that is run with `python -m`."""
+    package = module.__name__.removesuffix(".__main__")
+    about = _paragraphs((inspect.getdoc(module) or "").partition(": ")[2])
+    usage = [f"{one.flag} {one.placeholder()}" for one in options_of(settings) if one.is_required]
+    rows = [_row(one) for one in options_of(settings) if not one.is_secret]
+    head = _head(f"python -m {package}", " ".join([*usage, "[OPTIONS]"]), [_capital(about[0])])
+    return "\n".join([*head, *_table(("Option", "Default", "Variable", "Meaning"), rows)])
+
+
+def _row(one: Option) -> tuple[str, ...]:
+    default = one.declared.default
+    shown = "required" if one.is_required else "" if default is None or default is False else f"`{one.shown_default()}`"
+    if isinstance(default, bool):
+        names = f"`{one.flag}`, `--no-{one.flag.removeprefix('--')}`"
+    else:
+        names = f"`{one.flag}` {_cell(one.placeholder())}" + _allowed(one)
+    return names, shown, f"`{one.variable}`", f"{_cell(_capital(one.about))}."
+
+
+def _allowed(one: Option) -> str:
+    if not one.allowed:
+        return ""
+    return f" {one.allowed}" if one.allowed.startswith("from") else f" of {one.allowed}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _head(path: str, usage: str, about: Iterable[str]) -> list[str]:

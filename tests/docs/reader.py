@@ -26,12 +26,12 @@ from tests.examples.test_llm import free_port
 DEADLINE_S = 40.0
 
 #: Ports as pages name them; each is replaced by one that is free.
-PORT = re.compile(r"\b(?:80|90)\d\d\b")
+PORT = re.compile(r"\b(?:80\d\d|90\d\d|2379|2380|4222)\b")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$|^(## [^\n]*)$", re.DOTALL | re.MULTILINE)
 _NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
-_SERVES = re.compile(r"(?:\w+=\S+ )*(?:dynamo serve|python -m dynamo\.)")
+_SERVES = re.compile(r"(?:\w+=\S+ )*(?:dynamo serve|python -m dynamo\.|etcd |nats-server )")
 _FAILURE = re.compile(r"^error: ", re.MULTILINE)
-_READY = re.compile(r"ready in|listening on")
+_READY = re.compile(r"ready in|listening on|ready to serve client requests|Server is ready")
 
 
 @dataclass(frozen=True)

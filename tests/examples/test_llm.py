@@ -75,7 +75,7 @@ async def test_the_openai_package_streams_and_unary_answers_the_same(tmp_path: P
         assert await serving.exit_status() == 0
 
 
-async def test_a_worker_killed_mid_stream_is_an_error_and_the_next_request_succeeds(
+async def test_the_streams_of_a_worker_that_is_killed_go_on_and_the_next_request_succeeds(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     async with graph(tmp_path, tiny_model) as (serving, client):
@@ -83,22 +83,18 @@ async def test_a_worker_killed_mid_stream_is_an_error_and_the_next_request_succe
         for stream in streams:
             await anext(stream)
         os.kill(worker_pids(serving)[0], signal.SIGKILL)
-        outcomes = await asyncio.gather(*(outcome(stream) for stream in streams))
-        assert sorted(outcomes) == ["disconnected", "goes on"]
+        await asyncio.gather(*(read_on(stream) for stream in streams))
+        await serving.line("goes to another worker")
         for stream in streams:
             await stream.close()
         for _ in range(3):
             assert [chunk async for chunk in await open_stream(client, 4)][-1].choices[0].finish_reason == "length"
 
 
-async def outcome(stream: openai.AsyncStream[ChatCompletionChunk]) -> str:
-    """Read on until the stream fails, or has plainly outlived the worker that was killed."""
-    try:
-        for _ in range(200):
-            await anext(stream)
-    except openai.APIError as error:
-        return str(error.code)
-    return "goes on"
+async def read_on(stream: openai.AsyncStream[ChatCompletionChunk]) -> None:
+    """Read on until the stream has plainly outlived the worker that was killed."""
+    for _ in range(200):
+        await anext(stream)
 
 
 def worker_pids(serving: Serving) -> list[int]:
