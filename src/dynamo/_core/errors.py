@@ -123,6 +123,19 @@ class Overloaded(DynamoError):
         return after_s if isinstance(after_s, int | float) and 0 <= after_s < math.inf else None
 
 
+class RouterQueueLimitExceeded(Overloaded):
+    """As many requests wait in a router's queue as may; the details say in which, and what its limit is."""
+
+    code = "router_queue_limit_exceeded"
+
+    def __init__(self, message: str, /, **details: Detail) -> None:
+        super().__init__(message, **details)
+        self.policy_class = str(details.get("policy_class", ""))
+        self.limit_kind = str(details.get("limit_kind", ""))
+        self.current = details.get("current")
+        self.limit = details.get("limit")
+
+
 class WorkerUnavailable(DynamoError):
     """The instance is alive but does not take this request: it has not begun there."""
 
@@ -178,8 +191,8 @@ _BY_CODE: dict[str, type[DynamoError]] = {
     error.code: error
     for error in (
         DynamoError, InvalidArgument, NotFound, NoInstances, CannotConnect, Unauthorized, IncompatibleVersion,
-        Disconnected, Stalled, StreamIncomplete, DeadlineExceeded, Cancelled, Overloaded, WorkerUnavailable,
-        EngineShutdown, ProtocolError, ConfigError, HandlerError,
+        Disconnected, Stalled, StreamIncomplete, DeadlineExceeded, Cancelled, Overloaded, RouterQueueLimitExceeded,
+        WorkerUnavailable, EngineShutdown, ProtocolError, ConfigError, HandlerError,
     )
 }  # fmt: skip
 

@@ -85,6 +85,10 @@ class Endpoint(EventScope):
         """The lease under which it is served here: the process's, unless it was made with one of its own."""
         return self.runtime.lease if self._lease is None else self._lease.lease
 
+    def sibling(self, name: str) -> Endpoint:
+        """Another endpoint of the same component, under the same lease."""
+        return Endpoint(self.runtime, EndpointId(self.id.namespace, self.id.component, name), self._lease)
+
     def lease_id(self) -> int:
         """The id of that lease, and so of the instance that it registers."""
         return self.lease.id

@@ -1,0 +1,142 @@
+"""A router's view of every worker's KV cache: which of them holds how much of a prompt.
+
+It follows all publishers of a component by itself, and finds what they have said: see `_kv_follower.py` for what
+happens when events are lost. Finding waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dynamo._core._token_words import TokenIds
+from dynamo._core.blocks import block_hashes
+from dynamo._core.errors import InvalidArgument
+from dynamo._core.prefix_index import BLOCKS_MAX, PrefixIndex, WorkerKey
+from dynamo.llm._kv_events import DEVICE, RouterEvent, apply_event, dumped_events, read_data, to_u64s
+from dynamo.llm._kv_faults import Fault, Faults
+from dynamo.llm._kv_follower import KvFollower
+from dynamo.llm._kv_radix_tree import OverlapScores, overlap_scores
+from dynamo.runtime import Component
+
+log = logging.getLogger(__name__)
+
+SYNC_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class KvIndexStats:
+    """How large the index is, and what happened."""
+
+    #: Whether events are heard now.
+    is_following: bool
+    num_workers: int
+    num_blocks: int
+    num_unique_blocks: int
+    #: Answers of workers that were asked what was missing, and those of them that told everything.
+    num_answers: int
+    num_dumps: int
+    faults: Mapping[str, int]
+
+
+class KvIndexer:
+    """Follows the KV events of a component. To be made in the event loop; it ends with the runtime, or by `close`."""
+
+    def __init__(self, component: Component, kv_block_size: int, *, blocks_max: int = BLOCKS_MAX) -> None:
+        if type(kv_block_size) is not int or kv_block_size < 1:
+            raise InvalidArgument(f"kv_block_size is {kv_block_size!r}: give the tokens in a block, 1 or more")
+        self._block_size = kv_block_size
+        self._index = PrefixIndex(blocks_max=blocks_max)
+        self._faults = Faults(log, f"KV index of {component.name}", asyncio.get_running_loop().time)
+        self._follower = KvFollower(component, kv_block_size, self._index, self._faults)
+
+    async def __aenter__(self) -> KvIndexer:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Follow nobody any more. A second call changes nothing."""
+        await self._follower.close()
+
+    async def synced(self, timeout_s: float = SYNC_TIMEOUT_S) -> None:
+        """Wait until everybody who is there has told what they hold. Raises `DynamoError` after `timeout_s`."""
+        await self._follower.synced(timeout_s)
+
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self._block_size
+
+    def find(self, tokens_hashes: Sequence[int]) -> dict[WorkerKey, int]:
+        """Return how many leading blocks of a prompt each rank of each worker holds; those without any are absent."""
+        return self._index.find(tokens_hashes)
+
+    def workers(self) -> dict[WorkerKey, int]:
+        """Return how many blocks each rank of each worker holds."""
+        return self._index.workers()
+
+    async def find_matches_for_request(
+        self, tokens: TokenIds, lora_id: int | None = None, *, cache_namespace: str | None = None
+    ) -> OverlapScores[int]:
+        """Find who holds how many of the leading blocks of a prompt. The keys of the scores are worker ids.
+
+        A partial last block is ignored. Of a worker with several ranks it is the one that holds most. An adapter
+        is known by its number here, as it was published; 0 is none.
+        """
+        lora_name = lora_name_of(lora_id)
+        return self._scores(
+            block_hashes(tokens, self._block_size, lora_name=lora_name, cache_namespace=cache_namespace)
+        )
+
+    async def find_matches(self, hashes: Sequence[int]) -> OverlapScores[int]:
+        """Do the same for the tokens hashes of a prompt's blocks; see `compute_block_hash_for_seq`."""
+        try:
+            return self._scores(to_u64s(hashes))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"hashes of blocks are integers from 0 to 2**64 - 1: {error}") from error
+
+    def dump_events(self) -> list[RouterEvent]:
+        """Return what is known as events: applied in this order, they make the same index."""
+        return list(dumped_events(self._index.dump()))
+
+    def apply_event(self, event: RouterEvent) -> None:
+        """Take an event from elsewhere, such as a recording. Nobody is asked if it does not fit."""
+        worker = WorkerKey(event.worker_id, event.event.dp_rank)
+        if event.storage_tier != DEVICE:
+            self._faults.note(Fault.OTHER_MEDIUM, 1, f"an event of the tier {event.storage_tier!r} is ignored")
+            return
+        try:
+            for one in read_data(event.event.data):
+                self._faults.note_unapplied(apply_event(self._index, worker, one))
+        except (TypeError, ValueError) as error:
+            self._faults.note(Fault.MALFORMED, 1, f"an event is ignored: {error}")
+
+    def stats(self) -> KvIndexStats:
+        """Return how large the index is, and what happened."""
+        return KvIndexStats(
+            self._follower.is_following,
+            self._index.num_workers,
+            self._index.num_blocks,
+            self._index.num_unique_blocks,
+            self._follower.num_answers,
+            self._follower.num_dumps,
+            self._faults.counts,
+        )
+
+    def sources(self) -> dict[int, str]:
+        """Who tells of KV blocks, by instance id, and why one is not listened to; an empty text if it is."""
+        return self._follower.sources
+
+    def _scores(self, tokens_hashes: Sequence[int]) -> OverlapScores[int]:
+        best: dict[int, int] = {}
+        for worker, count in self._index.find(tokens_hashes).items():
+            best[worker.worker_id] = max(count, best.get(worker.worker_id, 0))
+        return overlap_scores(best)
+
+
+def lora_name_of(lora_id: int | None) -> str | None:
+    """Return the name of an adapter that is only known by its number; 0 is none."""
+    return str(lora_id) if lora_id else None
