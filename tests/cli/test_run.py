@@ -176,6 +176,8 @@ def test_words_that_are_wrong_are_refused_with_what_to_write(words: list[str], s
         (["out=echo", "m", "--device", "cpu"], "error: --device has no effect with out=echo: leave it out\n"),
         (["out=dyn", "--seed", "1"], "error: --seed has no effect with out=dyn: leave it out\n"),
         (["out=echo", "m", "--wait-s", "1"], "error: --wait-s has no effect with out=echo: it is for out=dyn\n"),
+        (["in=http", "out=echo", "m", "--router-mode", "kv"], "error: --router-mode has no effect with out=echo"),
+        (["in=http", "out=dyn", "--router-mode", "best"], "error: --router-mode='best' must be one of round-robin, "),
         (["in=http", "out=dyn", "--model-name", "a"], "error: --model-name has no effect with in=http out=dyn"),
         (["out=echo", "m", "--token-delay-s=-1"], "error: --token-delay-s is -1.0: it must be 0 or more\n"),
         (["m", "--dtype", "int8"], "error: --dtype='int8' must be one of auto, float32, bfloat16, float16\n"),
@@ -463,7 +465,7 @@ class EngineInTheTest:
 def options(*, concurrency: int = 16, max_tokens: int | None = None, force: bool = False) -> RunOptions:
     return RunOptions(
         model_name=None, wait_s=0, request_timeout_s=DEADLINE_S, max_tokens=max_tokens, temperature=None,
-        http_host="", http_port=0, insecure=False, concurrency=concurrency, output=None, force=force,
+        http_host="", http_port=0, insecure=False, router_mode=None, concurrency=concurrency, output=None, force=force,
         engine={}, given=frozenset(),
     )  # fmt: skip
 

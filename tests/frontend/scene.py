@@ -14,6 +14,7 @@ from dynamo.frontend._app import FrontendApp
 from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import Pipeline
 from dynamo.llm._openai import OpenAIRequest
+from dynamo.llm._routing import NO_HINTS, Router, RoutingHints
 from dynamo.runtime._http_protocol import HttpProtocol
 
 DEADLINE_S = 10.0
@@ -30,12 +31,16 @@ class FakePipeline:
         self._answers = answers
         self.requests: list[OpenAIRequest] = []
         self.contexts: list[Context] = []
+        self.hints: list[RoutingHints] = []
         self.closed = asyncio.Event()
         self.started = asyncio.Event()
 
-    async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+    async def stream(
+        self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
+    ) -> AsyncGenerator[list[bytes], None]:
         self.requests.append(request)
         self.contexts.append(context)
+        self.hints.append(hints)
         self.started.set()
         try:
             async for batch in self._answers(request, context):
@@ -43,8 +48,8 @@ class FakePipeline:
         finally:
             self.closed.set()
 
-    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
-        batches = [batch async for batch in self.stream(request, context)]
+    async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
+        batches = [batch async for batch in self.stream(request, context, hints)]
         return b"[" + b",".join(chunk for batch in batches for chunk in batch) + b"]"
 
 
@@ -71,6 +76,12 @@ class FakeModels:
 
     def passed_over(self) -> list[str]:
         return self._passed_over
+
+    def routers(self) -> dict[str, Router]:
+        return {}
+
+    def router_warnings(self) -> list[str]:
+        return []
 
 
 def pipeline_of(*batches: list[bytes], error: Exception | None = None) -> FakePipeline:

@@ -17,9 +17,10 @@ from dynamo._core.errors import Disconnected, DynamoError
 from dynamo._core.request_plane.base import Handler
 from dynamo._core.request_plane.inproc import InprocListener, InprocPlane
 from dynamo.llm import ModelInput, PreprocessedRequest, register_llm
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._migration import MigrationType
 from dynamo.llm._model_card import MIGRATION_LIMIT
-from dynamo.llm._models import ModelManager
+from dynamo.llm._models import IN_TURN, ModelManager
 from dynamo.llm._openai import CompletionRequest, parse
 from dynamo.runtime import ServedEndpoint
 
@@ -137,6 +138,7 @@ async def cluster_of(
     migration_limit: int | None = None,
     migration_max_seq_len: int | None = None,
     model_input: ModelInput = ModelInput.Tokens,
+    router: RouterConfig = IN_TURN,
 ) -> AsyncIterator[tuple[Cluster, ModelManager]]:
     """A worker for each engine, all of them known to a frontend."""
     async with AsyncExitStack() as stack:
@@ -146,7 +148,10 @@ async def cluster_of(
         async with (
             cluster.world.runtime() as runtime,
             ModelManager(
-                runtime, migration_limit=migration_limit, migration_max_seq_len=migration_max_seq_len
+                runtime,
+                migration_limit=migration_limit,
+                migration_max_seq_len=migration_max_seq_len,
+                router=router,
             ) as models,
         ):
             await within(lambda: len(models.instances().get(MODEL, [])) == len(engines))

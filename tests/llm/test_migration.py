@@ -167,6 +167,7 @@ TABLE = {
     "protocol_error": False,
     "config_error": False,
     "handler_error": False,
+    "router_queue_limit_exceeded": False,
 }
 
 

@@ -134,7 +134,6 @@ def test_a_prompt_of_no_known_form_is_refused(prompt: JsonValue) -> None:
         ("store", True),
         ("service_tier", "flex"),
         ("chat_template", "{{ messages }}"),
-        ("nvext", {"annotations": []}),
         ("prompt_logprobs", 1),
     ],
 )
@@ -152,11 +151,57 @@ def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(field: str, v
         {"response_format": {"type": "text"}, "modalities": ["text"]},
         {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
         {"logprobs": True, "top_logprobs": 0},
+        {"nvext": {}},
+        {"nvext": {"annotations": [], "router": {}, "use_raw_prompt": False, "agent_hints": {"osl": None}}},
+        {"nvext": {"backend_instance_id": 2**64 - 1, "dp_rank": 0, "explain": True}},
+        {"nvext": {"agent_hints": {"priority": -5, "strict_priority": 2}}},
+        {"nvext": {"routing_constraints": {"required_taints": ["a"], "preferred_taints": {"b": -1.5}}}},
+        {"nvext": {"router_config_override": {"router_temperature": 0.5, "assume_kv_reuse": False}}},
         {"n": 2, "stop": ["a", "b"], "seed": 0, "top_k": -1, "min_p": 0.5, "ignore_eos": True},
     ],
 )
 def test_fields_that_ask_for_nothing_or_for_what_is_served_pass(fields: dict[str, JsonValue]) -> None:
     refuse_unserved(parse(ChatRequest, CHAT | fields))
+
+
+@pytest.mark.parametrize(
+    ("nvext", "field"),
+    [
+        ({"annotations": ["token_ids"]}, "annotations"),
+        ({"cache_salt": "tenant"}, "cache_salt"),
+        ({"extra_fields": ["timing"]}, "extra_fields"),
+        ({"token_data": [1, 2]}, "token_data"),
+        ({"prefill_worker_id": 1}, "prefill_worker_id"),
+        ({"router": {"ttft_target": 1}}, "router"),
+        ({"agent_hints": {"osl": 100}}, "agent_hints.osl"),
+    ],
+)
+def test_what_nvext_asks_for_is_refused_too_if_it_is_not_served_yet(nvext: JsonValue, field: str) -> None:
+    error = refusal(ChatRequest, CHAT | {"nvext": nvext})
+    assert str(error).startswith(f"'nvext.{field}' is not served yet: leave it out")
+    assert error.details["param"] == f"nvext.{field}"
+
+
+@pytest.mark.parametrize(
+    ("nvext", "field"),
+    [
+        ({"anything": 1}, "nvext.anything"),
+        ({"backend_instance_id": "1"}, "nvext.backend_instance_id"),
+        ({"backend_instance_id": -1}, "nvext.backend_instance_id"),
+        ({"dp_rank": True}, "nvext.dp_rank"),
+        ({"dp_rank": 1024}, "nvext.dp_rank"),
+        ({"explain": 1}, "nvext.explain"),
+        ({"agent_hints": {"priority": 0.5}}, "nvext.agent_hints.priority"),
+        ({"agent_hints": {"urgency": 1}}, "nvext.agent_hints.urgency"),
+        ({"routing_constraints": {"required_taints": "a"}}, "nvext.routing_constraints.required_taints"),
+        ({"routing_constraints": {"required_taints": [""]}}, "nvext.routing_constraints.required_taints[0]"),
+        ({"routing_constraints": {"preferred_taints": {"a": "b"}}}, "nvext.routing_constraints.preferred_taints.a"),
+        ({"router_config_override": {"router_temperature": -1}}, "nvext.router_config_override.router_temperature"),
+        ([], "nvext"),
+    ],
+)
+def test_what_nvext_says_wrong_is_refused_by_its_path(nvext: JsonValue, field: str) -> None:
+    assert refusal(ChatRequest, CHAT | {"nvext": nvext}).details["param"] == field
 
 
 def test_alternatives_to_the_chosen_token_are_refused() -> None:

@@ -8,19 +8,22 @@ from tests.sim.cluster import MODEL, Caller, Cluster, Frontend, Process, Worker
 from tests.sim.host import Host
 
 from dynamo._core.request_plane._connection import Connection
+from dynamo.llm._kv_router.router import KvRouter
+from dynamo.llm._routing_modes import ModeRouter
 
 END_TIMEOUT_S = 60.0
 _INSTANCES = "v1/instances/"
 
 
-def wrong_when_quiet(cluster: Cluster) -> list[str]:
+async def wrong_when_quiet(cluster: Cluster) -> list[str]:
     """Say what is held for a request although there is none, and who has a wrong view of the others."""
     wrongs = []
     for pipe in cluster.network.pipes:
         if not pipe.host.is_dead and isinstance(pipe.protocol, Connection) and pipe.protocol.has_streams():
             wrongs.append(f"a stream is left between {pipe.host} and {pipe.peer and pipe.peer.host}")
     for process in cluster.alive():
-        wrongs += [f"{process.host} {what}" for what in (*_held_by(process), *_wrong_view_of(process))]
+        booked = await _booked_by(process)
+        wrongs += [f"{process.host} {what}" for what in (*_held_by(process), *booked, *_wrong_view_of(process))]
     wrongs += [f"{worker.host} {what}" for worker in cluster.all_workers() for what in _repeated_by(worker)]
     wrongs += cluster.bulk.wrongs()
     return wrongs + cluster.air.wrongs([process.events.publisher_id for process in cluster.alive()])
@@ -37,6 +40,17 @@ def _held_by(process: Process) -> list[str]:
             if measured.inflight:
                 held.append(f"counts {measured.inflight} requests of {endpoint}")
     return held
+
+
+async def _booked_by(process: Process) -> list[str]:
+    models = process.models if isinstance(process, Frontend) else None
+    booked = []
+    for router in {} if models is None else models.routers().values():
+        if isinstance(router, ModeRouter):
+            booked.append(router.num_requests())
+        elif isinstance(router, KvRouter):
+            booked += [load["active_requests"] for load in await router.get_potential_loads([])]
+    return [f"has {sum(booked)} requests booked with workers"] if sum(booked) else []
 
 
 def _repeated_by(worker: Worker) -> list[str]:

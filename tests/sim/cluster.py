@@ -26,6 +26,7 @@ from dynamo._core.request_plane.base import Address, Handler, Listener, Response
 from dynamo._core.request_plane.tcp import TcpPlane
 from dynamo.frontend._app import FrontendApp, create_app
 from dynamo.llm import ModelInput, ModelType, PreprocessedRequest, register_llm, unregister_llm
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._models import ModelManager
 from dynamo.runtime import Client, DistributedRuntime
 from dynamo.runtime._timeouts import StreamTimeouts
@@ -176,14 +177,15 @@ class Frontend(Process):
 
     kind = "frontend"
 
-    def __init__(self, cluster: Cluster, host: Host, request_timeout_s: float) -> None:
+    def __init__(self, cluster: Cluster, host: Host, request_timeout_s: float, router: RouterConfig) -> None:
         self.app: FrontendApp | None = None
         self.models: ModelManager | None = None
         self._request_timeout_s = request_timeout_s
+        self._router = router
         super().__init__(cluster, host)
 
     async def _work(self, runtime: DistributedRuntime, rng: random.Random) -> None:
-        async with ModelManager(runtime) as models:
+        async with ModelManager(runtime, router=self._router) as models:
             self.models = models
             self.app = create_app(models, request_timeout_s=self._request_timeout_s)
             await models.wait_ready()
@@ -239,8 +241,8 @@ class Cluster:
     def start_worker(self, pace_s: float, drain_s: float = DRAIN_S) -> Worker:
         return self._started(Worker(self, self._host("worker"), pace_s, drain_s))
 
-    def start_frontend(self, request_timeout_s: float) -> Frontend:
-        return self._started(Frontend(self, self._host("frontend"), request_timeout_s))
+    def start_frontend(self, request_timeout_s: float, router: RouterConfig | None = None) -> Frontend:
+        return self._started(Frontend(self, self._host("frontend"), request_timeout_s, router or RouterConfig()))
 
     def start_caller(self, timeouts: StreamTimeouts | None = None) -> Caller:
         return self._started(Caller(self, self._host("caller"), timeouts))

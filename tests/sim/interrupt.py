@@ -137,7 +137,7 @@ async def _play(cluster: Cluster, interrupter: Interrupter, what: What) -> list[
     await asyncio.sleep(1.0)
     wrongs = await _ask_again(cluster)
     await asyncio.sleep(END_TIMEOUT_S)
-    return wrongs + wrong_when_quiet(cluster) + await end_all(cluster)
+    return wrongs + await wrong_when_quiet(cluster) + await end_all(cluster)
 
 
 async def _ask(cluster: Cluster, interrupter: Interrupter, what: What) -> None:

@@ -14,44 +14,31 @@ import asyncio
 import collections
 import contextlib
 import gc
-import heapq
 import itertools
 import logging
 import random
 from asyncio.events import Handle, TimerHandle, _set_running_loop
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor
 from contextvars import Context as VarContext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tests.sim.history import Trace
 from tests.sim.host import Host, current_host
 
+from dynamo._core.virtual_clock import START_S, Deadlock, Endless, Livelock, VirtualClockLoop
+
 if TYPE_CHECKING:
     from tests.sim.network import Network, Server
     from tests.sim.pipe import ProtocolFactory
 
+__all__ = ["Deadlock", "Endless", "Livelock", "SimFuture", "SimLoop", "SimTask", "forget_task", "run"]
+
 T = TypeVar("T")
 
-START_S = 1000.0
 #: A run that is not over by then has no end.
 END_S = START_S + 10_000.0
-#: So many turns without a step of the clock are an endless loop.
-TURNS_AT_ONCE_MAX = 100_000
 #: A coroutine that goes on awaiting while it is closed is closed so often.
 CLOSES_MAX = 100
-
-
-class Deadlock(Exception):
-    """Everything waits, and no timer will wake anything."""
-
-
-class Livelock(Exception):
-    """The clock stands still while callbacks run on and on."""
-
-
-class Endless(Exception):
-    """The clock runs, and the run does not end."""
 
 
 class SimFuture(asyncio.Future[T]):
@@ -82,25 +69,17 @@ class SimTask(asyncio.Task[T]):
         return self._serial
 
 
-class SimLoop(asyncio.BaseEventLoop):
+class SimLoop(VirtualClockLoop):
     """asyncio's loop, with a clock and an order of its own."""
 
-    # What BaseEventLoop keeps, and typeshed does not tell.
-    _ready: collections.deque[Handle]
-    _scheduled: list[TimerHandle]
-    _timer_cancelled_count: int
-
     def __init__(self, seed: int | str, *, echo: bool = False) -> None:
-        super().__init__()
+        super().__init__(end_s=END_S)
         self.random = random.Random(f"loop {seed}")
         self.trace = Trace(echo=echo)
-        self.num_turns = 0
         #: What nobody caught: errors of callbacks, of tasks that nobody awaits, and faults in the log.
         self.uncaught: list[str] = []
         #: Whether the run has ended: nothing that is scheduled now will happen.
         self.is_over = False
-        self._now_s = START_S
-        self._turns_at_once = 0
         self._serials = itertools.count(1)
         self.set_task_factory(_new_task)  # type: ignore[arg-type]
         self.set_exception_handler(_note_uncaught)
@@ -114,28 +93,11 @@ class SimLoop(asyncio.BaseEventLoop):
 
     # What asyncio asks of a loop.
 
-    def time(self) -> float:
-        return self._now_s
-
     def create_future(self) -> asyncio.Future[Any]:
         return SimFuture(next(self._serials), self)
 
-    def run_in_executor(
-        self, executor: Executor | None, function: Callable[..., T], *args: object
-    ) -> asyncio.Future[T]:
-        """There are no threads: it happens here, a little later."""
-        future = self.create_future()
-
-        def work() -> None:
-            if future.cancelled():
-                return
-            try:
-                future.set_result(function(*args))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self.call_later(self.random.uniform(0.0, 0.01), work)
-        return future
+    def _executor_delay_s(self) -> float:
+        return self.random.uniform(0.0, 0.01)
 
     async def create_server(  # type: ignore[override]
         self, factory: ProtocolFactory, host: str, port: int, **options: object
@@ -161,11 +123,6 @@ class SimLoop(asyncio.BaseEventLoop):
             return _never(self)
         return super().call_at(when, callback, *args, context=context)
 
-    def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: object, context: VarContext | None = None
-    ) -> Handle:
-        return self.call_soon(callback, *args, context=context)
-
     def make_ready(self, handle: Handle) -> None:
         self._ready.append(handle)
 
@@ -187,11 +144,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return [handle for handle in self._scheduled if not handle.cancelled() and _host_of(handle) is host]
 
     def _run_once(self) -> None:
-        self.num_turns += 1
-        self._turns_at_once += 1
-        if self._turns_at_once > TURNS_AT_ONCE_MAX:
-            raise Livelock(f"{TURNS_AT_ONCE_MAX} turns at {self._now_s:.6f} s")
-        self._take_due_timers()
+        self._begin_turn()
         ready, self._ready = self._ready, collections.deque()
         for host, handle in self._in_order(ready):
             if handle.cancelled():
@@ -200,26 +153,6 @@ class SimLoop(asyncio.BaseEventLoop):
                 host.hold(handle)
             else:
                 handle._run()
-
-    def _take_due_timers(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0].cancelled():
-            heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]
-        if not self._ready and not self._stopping:  # type: ignore[attr-defined]
-            if not timers:
-                raise Deadlock("every task waits, and no timer is set")
-            if timers[0].when() > self._now_s:
-                self._now_s = timers[0].when()
-                self._turns_at_once = 0
-            if self._now_s > END_S:
-                raise Endless(f"not over at {END_S:g} s")
-        while timers and timers[0].when() <= self._now_s:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False  # type: ignore[attr-defined]
-            self._ready.append(timer)
-
-    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
-        """Cancelled timers are dropped when they are due."""
 
     def _in_order(self, ready: collections.deque[Handle]) -> list[tuple[Host | None, Handle]]:
         """What runs now: the callbacks of each host in their order, those of several hosts mixed at random."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dynamo.llm._kv_router.config import RouterMode
+
 #: Faults happen, and requests are sent, before this time after the start; then everything heals.
 FAULTS_UNTIL_S = 20.0
 
@@ -27,6 +29,9 @@ FAULT_KINDS: tuple[FaultKind, ...] = (
     "lose leases", "cut off discovery", "discovery down", "crash frontend", "bad air", "stick",
 )  # fmt: skip
 
+
+#: All but direct, which needs requests that name their workers.
+ROUTER_MODES = tuple(mode for mode in RouterMode if mode is not RouterMode.Direct)
 
 #: What may cost a request its worker, and what may not.
 HARSH: tuple[FaultKind, ...] = ("crash", "vanish", "stop", "cut", "cut one way", "clog", "reset")
@@ -121,6 +126,8 @@ class Scenario:
     bulk_calls: tuple[BulkCall, ...] = ()
     #: Whether callers wait for an item for seconds only.
     is_impatient: bool = False
+    #: How the frontends find the workers of a request.
+    router_mode: RouterMode = RouterMode.RoundRobin
     faults: tuple[Fault, ...] = ()
 
 
@@ -147,6 +154,7 @@ def scenario_of(seed: int) -> Scenario:
         http_requests=tuple(http_requests),
         calls=tuple(calls),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        router_mode=ROUTER_MODES[seed % len(ROUTER_MODES)],
     )
 
 

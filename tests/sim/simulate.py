@@ -23,6 +23,7 @@ from tests.sim.load import Outcome, Reference, check_bulk, check_call, check_htt
 from tests.sim.loop import Deadlock, Endless, Livelock, SimLoop, run
 from tests.sim.scenario import FAULTS_UNTIL_S, Ask, BulkCall, Call, HttpRequest, Scenario, scenario_of
 
+from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
 from dynamo.runtime._timeouts import StreamTimeouts
 
 START_TIMEOUT_S = 30.0
@@ -134,14 +135,19 @@ class Simulation:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         await asyncio.sleep(QUIET_S)
-        self.wrongs += wrong_when_quiet(self.cluster)
+        self.wrongs += await wrong_when_quiet(self.cluster)
         self.wrongs += await end_all(self.cluster)
 
     async def _start(self) -> None:
         scenario, cluster = self._scenario, self.cluster
         for _ in range(scenario.num_workers):
             cluster.start_worker(scenario.pace_s, scenario.drain_s)
-        self._frontends = [cluster.start_frontend(scenario.request_timeout_s) for _ in range(scenario.num_frontends)]
+        # The engine has no cache whose events could be followed.
+        kv = KvRouterConfig(use_kv_events=False) if scenario.router_mode is RouterMode.KV else None
+        router = RouterConfig(scenario.router_mode, kv)
+        self._frontends = [
+            cluster.start_frontend(scenario.request_timeout_s, router) for _ in range(scenario.num_frontends)
+        ]
         timeouts = StreamTimeouts(*IMPATIENT_S) if scenario.is_impatient else None
         self._callers = [cluster.start_caller(timeouts) for _ in range(scenario.num_callers)]
         async with asyncio.timeout(START_TIMEOUT_S):

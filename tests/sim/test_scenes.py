@@ -35,7 +35,7 @@ async def wrongs_at_the_end(cluster: Cluster) -> list[str]:
     cluster.air.is_busy = False
     cluster.heal()
     await asyncio.sleep(QUIET_S)
-    wrongs = wrong_when_quiet(cluster) + await end_all(cluster)
+    wrongs = await wrong_when_quiet(cluster) + await end_all(cluster)
     return wrongs + cluster.wrongs + cluster.loop.uncaught
 
 

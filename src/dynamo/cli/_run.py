@@ -84,6 +84,16 @@ def run(
             rich_help_panel=_HTTP,
         ),
     ] = False,
+    router_mode: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DYN_ROUTER_MODE",
+            help="How the worker of a request is found, with out=dyn: round-robin (default), random, power-of-two, "
+            "least-loaded, device-aware-weighted, direct or kv. The options of kv are variables, DYN_ROUTER_...: "
+            "python -m dynamo.frontend --help has them.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
     concurrency: Annotated[
         int,
         typer.Option(min=1, max=CONCURRENCY_MAX, help="Requests that run at a time.", rich_help_panel=_BATCH),
@@ -192,6 +202,7 @@ def run(
         http_host=http_host,
         http_port=http_port,
         insecure=insecure,
+        router_mode=router_mode,
         concurrency=concurrency,
         output=output,
         force=force,

@@ -24,6 +24,7 @@ def frontend_config(answering: Answering, options: RunOptions, environ: Mapping[
         f"--http-port={options.http_port}",
         f"--request-timeout-s={options.request_timeout_s}",
         *(["--insecure"] if options.insecure else []),
+        *([] if options.router_mode is None else [f"--router-mode={options.router_mode}"]),
     ]
     others = {name: value for name, value in environ.items() if name != "DYN_NAMESPACE"}
     if answering.namespace is not None:

@@ -23,6 +23,7 @@ class RunOptions:
     http_host: str
     http_port: int
     insecure: bool
+    router_mode: str | None
     concurrency: int
     output: Path | None
     force: bool
@@ -41,6 +42,7 @@ _INPUTS: dict[str, tuple[type[Input], ...]] = {
     "http_host": (Http,),
     "http_port": (Http,),
     "insecure": (Http,),
+    "router_mode": (Http,),
     "concurrency": (Batch,),
     "output": (Batch,),
     "force": (Batch,),
@@ -62,6 +64,8 @@ def refuse_useless(options: RunOptions, asks: Input, answers: Output, engine_fie
             raise WrongUsage(f"{_flag(name)} has no effect with {answers.word}: leave it out")
     if "wait_s" in options.given and not isinstance(answers, Remote):
         raise WrongUsage(f"--wait-s has no effect with {answers.word}: it is for out=dyn")
+    if "router_mode" in options.given and not isinstance(answers, Remote):
+        raise WrongUsage(f"--router-mode has no effect with {answers.word}: it is for out=dyn, where workers are")
     if "model_name" in options.given and isinstance(answers, Remote) and isinstance(asks, Http):
         raise WrongUsage("--model-name has no effect with in=http out=dyn: every model of the workers is served")
 

@@ -17,6 +17,7 @@ from dynamo._core.discovery import DiscoveryStatus
 from dynamo._core.errors import DynamoError
 from dynamo.frontend._active import ActiveRequests
 from dynamo.frontend._errors import HttpError, body_of, headers_of, status_of
+from dynamo.frontend._explain import decisions_on, recent_decisions
 from dynamo.frontend._openai_routes import GenerateRoute, Models
 from dynamo.llm._openai import ChatRequest, CompletionRequest
 from dynamo.runtime._metrics import Expose
@@ -51,11 +52,13 @@ class FrontendApp:
             routes=[
                 Route("/v1/models", self._list_models),
                 Route("/v1/models/{model:path}", self._show_model),
+                Route("/v1/explain", self._explain_recent),
+                Route("/v1/explain/{request_id}", self._explain),
                 Route("/health", self._health),
                 Route("/live", self._live),
                 *([] if expose is None else [Route("/metrics", self._metrics)]),
             ],
-            exception_handlers={HTTPException: _no_route},
+            exception_handlers={HTTPException: no_route},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,11 +76,27 @@ class FrontendApp:
         try:
             self._models.pipeline(name)
         except DynamoError as error:
-            return _error(error)
+            return error_response(error)
         return JSONResponse(self._model(name))
 
     def _model(self, name: str) -> dict[str, str | int]:
         return {"id": name, "object": "model", "created": self._models.created_s(name), "owned_by": "dynamo"}
+
+    async def _explain(self, request: Request) -> Response:
+        try:
+            return Response(
+                decisions_on(self._models, str(request.path_params["request_id"])), media_type="application/json"
+            )
+        except DynamoError as error:
+            return error_response(error)
+
+    async def _explain_recent(self, request: Request) -> Response:
+        try:
+            return Response(
+                recent_decisions(self._models, request.query_params.get("limit", "20")), media_type="application/json"
+            )
+        except DynamoError as error:
+            return error_response(error)
 
     async def _health(self, _: Request) -> Response:
         """Ready means that a request could be answered now; a discovery that is away changes nothing in that.
@@ -130,15 +149,16 @@ def create_app(
     )
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
+async def no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         message = f"{request.url.path} does not take {request.method}"
-        return _error(HttpError(405, "method_not_allowed", message, allow=allow))
-    return _error(HttpError(error.status_code, "not_found", f"Route not found: {request.method} {request.url.path}"))
+        return error_response(HttpError(405, "method_not_allowed", message, allow=allow))
+    message = f"Route not found: {request.method} {request.url.path}"
+    return error_response(HttpError(error.status_code, "not_found", message))
 
 
-def _error(error: DynamoError) -> Response:
+def error_response(error: DynamoError) -> Response:
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
     return Response(body_of(error), status_of(error), headers, "application/json")

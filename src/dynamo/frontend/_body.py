@@ -41,12 +41,17 @@ async def read_json(scope: Scope, receive: Receive, size_bytes_max: int) -> Json
         raise HttpError(
             415, "unsupported_media_type", "send the body uncompressed: 'Content-Encoding' is not supported"
         )
+    return loads(await read_body(scope, receive, size_bytes_max))
+
+
+async def read_body(scope: Scope, receive: Receive, size_bytes_max: int) -> bytes:
+    """Return the body, of at most `size_bytes_max` bytes, as it is."""
     length = _header(scope, b"content-length") or b""
     if length.isdigit() and int(length[:20]) > size_bytes_max:
         raise _too_large(size_bytes_max)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return loads(await _read(receive, size_bytes_max))
+            return await _read(receive, size_bytes_max)
     except TimeoutError:
         raise HttpError(408, "request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynamo.llm._router_settings import RouterSettings
 from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontendConfig(Settings):
+class _ServerSettings(Settings):
     """What the frontend listens on, and its limits."""
 
     http_host: str = option("127.0.0.1", "address to listen on")
@@ -33,6 +34,14 @@ class FrontendConfig(Settings):
     migration_max_seq_len: int | None = option(
         None, "requests with more tokens than this, in prompt and answer together, stay where they are", least=1
     )
+    request_trace: str | None = option(
+        None, "write when requests came and which blocks of their prompts are equal to this FILE, for dynamo replay"
+    )
     drain_s: float = option(30.0, "seconds that running requests get to finish at shutdown", least=0, most=86400)
     http_keep_alive_s: float = option(75.0, "seconds after which an idle connection is closed", least=1, most=86400)
     http_body_limit_mb: float = option(32.0, "largest request body in MiB", least=0.001, most=32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontendConfig(RouterSettings, _ServerSettings):
+    """What the frontend listens on, its limits, and how requests find their workers."""

@@ -1,7 +1,8 @@
 """From an error to an HTTP answer.
 
-What a client did wrong it is told as it is. Of what goes wrong inside (a status from 500 on) it gets a sentence from
-the table here: what the error itself says names instances, addresses and settings, which are for the log.
+What a client did wrong it is told as it is, and so is which of its wishes no worker meets. Of what else goes wrong
+inside (a status from 500 on) it gets a sentence from the table here: what the error itself says names instances,
+addresses and settings, which are for the log.
 
 A stream that has begun cannot change its status any more, so the same error object travels in it as
 its last event.
@@ -21,15 +22,23 @@ from dynamo._core.errors import (
     NoInstances,
     Overloaded,
     ProtocolError,
+    RouterQueueLimitExceeded,
     Stalled,
     StreamIncomplete,
     Unauthorized,
     WorkerUnavailable,
 )
 from dynamo.llm._poison import PoisonedRequest
+from dynamo.llm._routing import NoWorkerFits
 from dynamo.runtime import _http_status
 
-_TYPES = {500: "server_error", 502: "bad_gateway_error", 503: "service_unavailable_error", 504: "timeout_error"}
+_TYPES = {
+    500: "server_error",
+    502: "bad_gateway_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 
 _LOST = "the worker that answered was lost: send the request again"
 _BROKEN = "the server and its worker do not work together; the server's log says why"
@@ -41,6 +50,7 @@ _PUBLIC = {
     WorkerUnavailable.code: "the model cannot be served right now: try again in a moment",
     EngineShutdown.code: "what answers is shutting down: send the request again, or to another server",
     Overloaded.code: "the server has too much to do: try again later",
+    RouterQueueLimitExceeded.code: "as many requests wait as may: try again later",
     Disconnected.code: _LOST,
     StreamIncomplete.code: _LOST,
     Stalled.code: "the worker did not answer in time: send the request again",
@@ -54,7 +64,7 @@ _FAILED = "the server failed to answer; its log says why"
 
 
 class HttpError(DynamoError):
-    """The request breaks a rule of HTTP; `status` says which."""
+    """The request breaks a rule of HTTP; `status` says which. The client is told it as it is, from 500 on, too."""
 
     code = "http_error"
 
@@ -71,8 +81,9 @@ def status_of(error: DynamoError) -> int:
 def headers_of(error: DynamoError) -> list[tuple[bytes, bytes]]:
     """Return the headers that belong to this error's answer."""
     headers = []
-    if status_of(error) == 503:
-        headers.append((b"retry-after", b"%d" % _http_status.retry_after_s(error)))
+    if status_of(error) in (503, 529):
+        known = error.details.get("retry_after") if isinstance(error, HttpError) else None
+        headers.append((b"retry-after", str(known or _http_status.retry_after_s(error)).encode()))
     if "allow" in error.details:
         headers.append((b"allow", str(error.details["allow"]).encode("latin-1")))
     return headers
@@ -82,7 +93,7 @@ def body_of(error: DynamoError, request_id: str = "") -> bytes:
     """Return the error object of the OpenAI API, as JSON. The request's id is how the log is searched for the rest."""
     param = error.details.get("param")
     message = str(error)
-    if status_of(error) >= 500:
+    if status_of(error) >= 500 and not isinstance(error, NoWorkerFits | HttpError):
         message = _PUBLIC.get(error.code, _FAILED) + (f" (request {request_id})" if request_id else "")
     return msgspec.json.encode(
         {

@@ -27,7 +27,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 class Reply:
     """The answer to one request, which begins at most once."""
 
-    __slots__ = ("_headers", "_request_id", "_send", "started")
+    __slots__ = ("_headers", "_is_other", "_request_id", "_send", "started")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -35,6 +35,8 @@ class Reply:
         self._headers = [(b"x-request-id", request_id.encode("latin-1"))]
         #: Whether the status is sent.
         self.started = False
+        # Whether it is neither our JSON, which is sent at once, nor a stream of events.
+        self._is_other = False
 
     async def json(self, body: bytes, status: int = 200, headers: Headers = ()) -> None:
         """Answer with a JSON body."""
@@ -49,6 +51,25 @@ class Reply:
         body = b"data: " + b"\n\ndata: ".join(bodies) + b"\n\n"
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
+    async def comment(self, text: bytes) -> None:
+        """Send a line that readers of events ignore."""
+        if not self.started:
+            await self._start(200, [*_EVENT_STREAM, *self._headers])
+        await self._send({"type": "http.response.body", "body": b": " + text + b"\n\n", "more_body": True})
+
+    async def head(self, status: int, headers: Headers, *, is_stream: bool) -> None:
+        """Begin an answer that somebody else has written; `part` and `end` follow."""
+        self._is_other = not is_stream
+        await self._start(status, [*headers, *self._headers])
+
+    async def part(self, body: bytes) -> None:
+        """Send a part of it as it is."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """It is complete."""
+        await self._send({"type": "http.response.body", "body": b""})
+
     async def done(self) -> None:
         """End a stream that is complete."""
         if not self.started:
@@ -56,11 +77,14 @@ class Reply:
         await self._send({"type": "http.response.body", "body": _DONE})
 
     async def fail(self, error: DynamoError) -> None:
-        """Answer with an error. In a stream it is the last event, and no `[DONE]` follows it."""
+        """Answer with an error. In a stream it is the last event, and no `[DONE]` follows it.
+
+        An answer of another kind that has begun is left without its end: the server then closes the connection.
+        """
         body = body_of(error, self._request_id)
         if not self.started:
             await self.json(body, status_of(error), headers_of(error))
-        else:
+        elif not self._is_other:
             await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
-from dynamo.frontend._app import FrontendApp
+from dynamo.frontend._active import ActiveRequests
 from dynamo.runtime._http_protocol import HttpProtocol
 from dynamo.runtime._http_server import HttpServer
 from dynamo.runtime._listening import blames_host, fault_of, listen
@@ -41,12 +44,20 @@ def open_listener(host: str, port: int, *, insecure: bool) -> socket.socket:
         ) from error
 
 
+class DrainableApp(Protocol):
+    """An ASGI application that knows what it is answering."""
+
+    active: ActiveRequests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class DrainingServer:
-    """Serves the frontend's application on a socket that listens, from `start` to `stop`."""
+    """Serves an application on a socket that listens, from `start` to `stop`."""
 
     def __init__(
         self,
-        app: FrontendApp,
+        app: DrainableApp,
         listener: socket.socket,
         *,
         keep_alive_s: float,

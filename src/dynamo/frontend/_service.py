@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
+from dynamo.llm._router_settings import router_fields
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, readiness, service_of
 
 logger = logging.getLogger(__name__)
@@ -16,7 +18,9 @@ class Frontend:
 
     Derive from it, and decorate the derived class with `@service`; what its constructor takes can be
     set in the graph's configuration. It listens before the service counts as started, and at its end
-    lets the requests that run finish.
+    lets the requests that run finish. `router` is how they find their workers: a mode such as `kv`, or a
+    mapping of `mode` and the other router options of `python -m dynamo.frontend`, without `router_` before
+    their names.
     """
 
     def __init__(
@@ -29,9 +33,11 @@ class Frontend:
         request_timeout_s: float = FrontendConfig.request_timeout_s,
         migration_limit: int | None = FrontendConfig.migration_limit,
         migration_max_seq_len: int | None = FrontendConfig.migration_max_seq_len,
+        request_trace: str | None = FrontendConfig.request_trace,
         drain_s: float = FrontendConfig.drain_s,
         http_keep_alive_s: float = FrontendConfig.http_keep_alive_s,
         http_body_limit_mb: float = FrontendConfig.http_body_limit_mb,
+        router: str | Mapping[str, object] = FrontendConfig.router_mode,
     ) -> None:
         self._server = FrontendServer(
             FrontendConfig(
@@ -42,9 +48,11 @@ class Frontend:
                 request_timeout_s=request_timeout_s,
                 migration_limit=migration_limit,
                 migration_max_seq_len=migration_max_seq_len,
+                request_trace=request_trace,
                 drain_s=drain_s,
                 http_keep_alive_s=http_keep_alive_s,
                 http_body_limit_mb=http_body_limit_mb,
+                **router_fields(router),  # type: ignore[arg-type]  # whatever it is, it is checked there
             )
         )
         #: Where the frontend listens; empty until it does.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from dynamo.frontend._app import create_app
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._metrics import MigrationCollector
+from dynamo.frontend._router_metrics import RouterCollector
 from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import ModelManager
+from dynamo.llm._request_trace import RequestTrace
 from dynamo.runtime import DistributedRuntime
 
 MIB = 1 << 20
@@ -28,17 +31,22 @@ class FrontendServer:
         config = self._config
         listener = open_listener(config.http_host, config.http_port, insecure=config.insecure)
         try:
+            trace = None
+            if config.request_trace is not None:
+                trace = await self._parts.enter_async_context(RequestTrace(Path(config.request_trace)))
             models = await self._parts.enter_async_context(
                 ModelManager(
                     runtime,
                     namespace=config.namespace,
                     migration_limit=config.migration_limit,
                     migration_max_seq_len=config.migration_max_seq_len,
+                    router=config.router_config(),
+                    request_trace=trace,
                 )
             )
-            collector = MigrationCollector(models.migrations)
-            runtime.metrics.add(collector)
-            self._parts.callback(runtime.metrics.remove, collector)
+            for collector in (MigrationCollector(models.migrations), RouterCollector(models.routers)):
+                runtime.metrics.add(collector)
+                self._parts.callback(runtime.metrics.remove, collector)
             app = create_app(
                 models,
                 request_timeout_s=config.request_timeout_s,

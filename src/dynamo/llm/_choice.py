@@ -40,7 +40,17 @@ class Delta(msgspec.Struct):
 class Choice:
     """One answer to one prompt."""
 
-    __slots__ = ("_detokenizer", "_token_ids", "_tokenizer", "_unshown", "cut", "finished", "index", "request")
+    __slots__ = (
+        "_detokenizer",
+        "_token_ids",
+        "_tokenizer",
+        "_unshown",
+        "cached_tokens",
+        "cut",
+        "finished",
+        "index",
+        "request",
+    )
 
     def __init__(self, index: int, request: PreprocessedRequest, tokenizer: Tokenizer) -> None:
         self.index = index
@@ -49,6 +59,8 @@ class Choice:
         self.cut = False
         #: Whether it has its finish reason.
         self.finished = False
+        #: How much of the prompt the last worker had in its cache; None if it has not said.
+        self.cached_tokens: int | None = None
         # Everything that came, from however many workers.
         self._token_ids: list[int] = []
         self._tokenizer = tokenizer
@@ -74,6 +86,9 @@ class Choice:
             raise ProtocolError("the worker sent more after its finish reason")
         request, token_ids = self.request, output.token_ids
         self._token_ids += token_ids
+        if output.completion_usage is not None and output.completion_usage.prompt_tokens_details is not None:
+            cached_tokens = output.completion_usage.prompt_tokens_details.cached_tokens
+            self.cached_tokens = min(cached_tokens, len(request.token_ids))
         max_tokens = request.stop_conditions.max_tokens
         if max_tokens is not None and len(self._token_ids) > max_tokens:
             raise ProtocolError(f"the worker sent {len(self._token_ids)} tokens; at most {max_tokens} were asked for")

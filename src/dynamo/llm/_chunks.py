@@ -170,8 +170,11 @@ def _chat_logprobs(logprobs: list[TokenLogprob] | None) -> Json:
 
 def _usage(usage: CompletionUsage) -> Json:
     # Written out, because counts of zero count, too.
-    return {
+    counts: dict[str, Json] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
     }
+    if usage.prompt_tokens_details is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.prompt_tokens_details.cached_tokens}
+    return counts

@@ -51,4 +51,4 @@ class FollowedModel:
             self.opening.cancel()
             await asyncio.wait([self.opening])
         if self.workers is not None:
-            await self.workers.client.close()
+            await self.workers.close()

@@ -56,8 +56,17 @@ class PreprocessedRequest(msgspec.Struct, omit_defaults=True):
     #: How many of the last `token_ids` are the answer's own: it began at another worker, and goes on here. An
     #: engine may use it to sample and to penalize as if nothing had happened; the stop conditions are what is left.
     num_resumed_tokens: int = 0
+    #: Which of the worker's data parallel ranks takes it, since that has its KV cache; None: any.
+    dp_rank: int | None = None
     annotations: list[str] = []
     extra_args: dict[str, Any] = {}
+
+
+class PromptTokensDetails(msgspec.Struct, omit_defaults=True):
+    """What became of the tokens of a prompt."""
+
+    #: Those that the engine did not compute, because they were in its KV cache.
+    cached_tokens: int = 0
 
 
 class CompletionUsage(msgspec.Struct, omit_defaults=True):
@@ -66,6 +75,8 @@ class CompletionUsage(msgspec.Struct, omit_defaults=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    #: None: the engine does not say.
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class TopLogprob(msgspec.Struct):
@@ -80,7 +91,8 @@ class EngineOutput(msgspec.Struct, omit_defaults=True):
     """The tokens of one step. The last output of a stream, and no other, has a `finish_reason`.
 
     `token_ids` includes the end-of-sequence or stop token that ended the stream, if one did; the
-    frontend does not show it. `log_probs` and `top_logprobs` have one entry per token id.
+    frontend does not show it. `log_probs` and `top_logprobs` have one entry per token id. The last output has
+    the usage; the first may have it, too: `cached_tokens` is known then, and not every answer is read to its end.
     """
 
     token_ids: list[int] = []

@@ -48,6 +48,7 @@ from dynamo._core.errors import (
 )
 from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._poison import PoisonedRequest, PoisonList, Suspect
+from dynamo.llm._routing import NO_HINTS, Route, RoutingHints
 from dynamo.llm._workers import Workers
 from dynamo.runtime import ResponseStream
 
@@ -135,9 +136,9 @@ class Migration:
         suspect.check()
         return suspect
 
-    def journey(self, suspect: Suspect, context: Context) -> Journey:
+    def journey(self, suspect: Suspect, context: Context, hints: RoutingHints = NO_HINTS) -> Journey:
         """Return the way of an answer that begins now."""
-        return Journey(self, suspect, context)
+        return Journey(self, suspect, context, hints)
 
 
 class _Sent(Protocol):
@@ -151,6 +152,7 @@ class Journey:
 
     __slots__ = (
         "_context",
+        "_hints",
         "_is_answered",
         "_lost",
         "_migration",
@@ -160,12 +162,16 @@ class Journey:
         "_patient_until",
         "_stream",
         "_suspect",
+        "route",
     )
 
-    def __init__(self, migration: Migration, suspect: Suspect, context: Context) -> None:
+    def __init__(self, migration: Migration, suspect: Suspect, context: Context, hints: RoutingHints) -> None:
         self._migration = migration
         self._suspect = suspect
         self._context = context
+        self._hints = hints
+        #: The booking with the worker that has the request; None: nobody chooses workers.
+        self.route: Route | None = None
         self._stream: _Sent | None = None
         # Whether the worker that has the request has answered.
         self._is_answered = False
@@ -181,6 +187,7 @@ class Journey:
 
     def __exit__(self, *exc_info: object) -> None:
         self._suspect.leave()
+        self._end_route()
 
     async def send(self, request: object, item_type: type[T]) -> ResponseStream[T]:
         """Send to a worker that this request has not lost. Raises `NoInstances` if there is none.
@@ -193,7 +200,9 @@ class Journey:
         # In this order: it goes ahead of those who come when there are more workers.
         if not self._suspect.may_go() and len(workers.instance_ids()) > 1:
             await self._while_wanted(self._suspect.wait_for_turn())
-        stream = await workers.send(request, self._context, item_type, avoid=self._lost)
+        if workers.is_routed(self._hints):
+            self.route = await workers.place(request, self._context, self._hints, avoid=self._lost)
+        stream = await workers.send(request, self._context, item_type, avoid=self._lost, route=self.route)
         self._stream = stream
         return stream
 
@@ -202,12 +211,15 @@ class Journey:
         if not self._is_answered:
             self._is_answered = True
             self._suspect.note_answer()
+            if self.route is not None:
+                self._note_placed(self.route)
 
     async def go_on(self, error: DynamoError, *, num_tokens: int, seq_len: int = 0) -> None:
         """Return when the request may be sent again. Raises `error`, or what it comes to, if it must not be.
 
         `num_tokens` is how much of the answer there is, and `seq_len` the prompt and that.
         """
+        self._end_route()
         has_progress = num_tokens > self._num_tokens
         self._num_tokens = num_tokens
         if has_progress:
@@ -223,6 +235,17 @@ class Journey:
             await self._move(error)
         else:
             raise error
+
+    def _note_placed(self, route: Route) -> None:
+        """Who has the request is certain now, and has computed its prompt."""
+        route.note_answer()
+        if self._hints.explanation is not None and (decision := route.decision) is not None:
+            self._hints.explanation.decisions.append(decision)
+
+    def _end_route(self) -> None:
+        route, self.route = self.route, None
+        if route is not None:
+            route.close()
 
     def _note_loss(self, error: DynamoError) -> None:
         """Never go back there, and have no third worker die."""
@@ -244,7 +267,7 @@ class Journey:
 
     def _check_limits(self, error: DynamoError, seq_len: int, *, is_free: bool) -> None:
         migration, policy = self._migration, self._migration.policy
-        if policy.limit == 0:
+        if policy.limit == 0 or self._hints.pinned_instance is not None:
             raise error
         self._num_moves += not is_free
         if self._num_moves > policy.limit:
@@ -273,8 +296,10 @@ class Journey:
         left_s = self._patient_until - now
         if left_s <= 0:
             raise error
-        if isinstance(error, NoInstances) and not error.is_remote:
-            await self._while_wanted(self._migration.workers.wait_for_another(self._lost, left_s))
+        workers = self._migration.workers
+        # With a router there may be workers, and none that is right for the request.
+        if isinstance(error, NoInstances) and not error.is_remote and not workers.has_another(self._lost):
+            await self._while_wanted(workers.wait_for_another(self._lost, left_s))
             return
         pause_s = self._pause_s(self._num_waits)
         self._num_waits += 1

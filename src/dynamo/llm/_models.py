@@ -30,16 +30,21 @@ from dynamo._core.errors import (
     WorkerUnavailable,
 )
 from dynamo.llm._following import FollowedModel, follow
+from dynamo.llm._kv_router.config import RouterConfig, RouterMode
 from dynamo.llm._migration import PATIENCE_S, Migration, MigrationPolicy, MigrationStats
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard, ModelInput, ModelType
+from dynamo.llm._open_router import check_router_config, open_router
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._pipeline import TokenPipeline
 from dynamo.llm._poison import PoisonList
 from dynamo.llm._preprocess import Preprocessor
 from dynamo.llm._registered_models import RegisteredModels, warn_shadowed
 from dynamo.llm._registration import PUBLIC_NAMESPACE
+from dynamo.llm._request_trace import RequestTrace
+from dynamo.llm._routing import NO_HINTS, Router, RoutingHints
 from dynamo.llm._text_pipeline import TextPipeline
 from dynamo.llm._workers import Serving, Workers
+from dynamo.llm._zero_hits import LOOK_S, ZeroHits
 from dynamo.runtime import DistributedRuntime
 
 logger = logging.getLogger(__name__)
@@ -52,14 +57,18 @@ KEPT_S = PATIENCE_S + 2.0
 KEPT_MAX = 64
 NAMED_MAX = 8
 
+IN_TURN = RouterConfig()
+
 
 class Pipeline(Protocol):
     """Answers requests for one model."""
 
-    def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+    def stream(
+        self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
 
-    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+    async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
         """Return the JSON of the whole answer."""
 
 
@@ -85,7 +94,8 @@ class ModelManager:
 
     With a `namespace` it sees the cards of that namespace and what is registered in it, else the cards of
     all and what is registered in the namespace `public`. Requests move between workers as often as the model's
-    card says, or as `migration_limit` does, up to a length of `migration_max_seq_len` tokens.
+    card says, or as `migration_limit` does, up to a length of `migration_max_seq_len` tokens. Which worker a
+    request goes to, `router` says. Answers are written to `request_trace`, if there is one.
     """
 
     def __init__(
@@ -95,7 +105,10 @@ class ModelManager:
         namespace: str | None = None,
         migration_limit: int | None = None,
         migration_max_seq_len: int | None = None,
+        router: RouterConfig = IN_TURN,
+        request_trace: RequestTrace | None = None,
     ) -> None:
+        check_router_config(router)
         self._runtime = runtime
         self._namespace = namespace
         # The mutable state, changed by _put() and _delete() only. Every card that exists, by its key;
@@ -111,6 +124,8 @@ class ModelManager:
         self._migration_limit = migration_limit
         self._migration_max_seq_len = migration_max_seq_len
         self._poisoned = PoisonList(self._now)
+        self._router_config = router
+        self._request_trace = request_trace
         self._ready = asyncio.Event()
         self._registered = RegisteredModels(
             runtime,
@@ -118,18 +133,24 @@ class ModelManager:
             on_ready=self._ready.set,
             is_served=self._models.__contains__,
             migration=lambda name, workers: self._migration(name, workers, MIGRATION_LIMIT),
+            router=router,
         )
+        # What is seen of routers that do not help.
+        self._zero_hits = ZeroHits()
         self._follower: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._loading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> ModelManager:
         self._follower = asyncio.create_task(follow(self._runtime, MODEL_CARDS, self._put, self._delete))
+        if self._router_config.mode is RouterMode.KV:
+            self._looking = asyncio.create_task(self._look_at_routers())
         await self._registered.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         ends = (model.end for model in self._kept.values())
-        tasks = [task for task in (self._follower, *self._loading, *ends) if task is not None]
+        tasks = [task for task in (self._follower, self._looking, *self._loading, *ends) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -195,6 +216,24 @@ class ModelManager:
         }
         return sorted(own | self._registered.passed_over())
 
+    def routers(self) -> dict[str, Router]:
+        """The router of each model that has one."""
+        own = {
+            name: model.workers.router
+            for name, model in self._models.items()
+            if model.workers is not None and model.workers.router is not None
+        }
+        return self._registered.routers() | own
+
+    def router_warnings(self) -> list[str]:
+        """What is wrong with routing now, in a sentence each."""
+        return self._zero_hits.warnings
+
+    async def _look_at_routers(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._zero_hits.look(self.routers())
+
     async def wait_ready(self) -> None:
         """Wait until a first model can be asked."""
         await self._ready.wait()
@@ -231,14 +270,14 @@ class ModelManager:
                 key, card.display_name, conflict,
             )  # fmt: skip
         else:
-            model.serving.add(instance_id)
+            model.serving.add(instance_id, card)
 
     def _begin(self, key: str, card: ModelCard) -> None:
         """Begin a model with this card, and see which of the other cards of its name agree."""
         endpoint, instance_id = parse_key(key)
         model = self._take_back(card, endpoint) or _Model(card, endpoint)
         self._models[card.display_name] = model
-        model.serving.add(instance_id)
+        model.serving.add(instance_id, card)
         self._gone.pop(card.display_name, None)
         if card.display_name in self._registered:
             warn_shadowed(card.display_name)
@@ -259,7 +298,7 @@ class ModelManager:
         if endpoint != model.endpoint:
             return
         model.serving.discard(instance_id)
-        if model.serving.ids:
+        if model.serving.cards:
             return
         del self._models[card.display_name]
         self._gone[card.display_name] = self._now()
@@ -315,15 +354,16 @@ class ModelManager:
         at = model.endpoint
         endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
-            model.workers = Workers(name, await endpoint.client(), model.serving)
+            model.workers = Workers(name, await endpoint.client(), model.serving, self._runtime.rng)
+            model.workers.router = await open_router(self._router_config, endpoint, model.workers, model.card)
             migration = self._migration(name, model.workers, model.card.migration_limit)
-            model.pipeline = await _pipeline_for(model.card, migration)
+            model.pipeline = await _pipeline_for(model.card, migration, self._request_trace)
             await model.workers.client.wait_for_instances()
         except Exception as error:
             # Whatever a model's files can cause concerns this model only.
             model.fault, model.pipeline = error, None
             if model.workers is not None:
-                await model.workers.client.close()
+                await model.workers.close()
             # Every worker of a broken model brings the same fault: it is said once.
             if self._faults_said.get(name) != str(error):
                 self._faults_said[name] = str(error)
@@ -346,11 +386,16 @@ class ModelManager:
         return asyncio.get_running_loop().time()
 
 
-async def _pipeline_for(card: ModelCard, migration: Migration) -> Pipeline:
+async def _pipeline_for(card: ModelCard, migration: Migration, trace: RequestTrace | None) -> Pipeline:
     if card.model_input is ModelInput.Text:
+        if trace is not None:
+            logger.warning(
+                "requests to the model %r are not in the request trace: its workers take text, and what prompts "
+                "have in common is not known here", card.display_name,
+            )  # fmt: skip
         return TextPipeline(migration)
     if card.model_input is ModelInput.Tokens:
-        return TokenPipeline(await Preprocessor.load(card), migration)
+        return TokenPipeline(await Preprocessor.load(card), migration, trace)
     raise ConfigError(f"its workers take {card.model_input.value!r}, which chat and completions are not made of")
 
 

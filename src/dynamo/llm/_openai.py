@@ -25,6 +25,7 @@ from dynamo.llm._limits import (
     STOP_STRING_CHARS_MAX,
     STOP_STRINGS_MAX,
 )
+from dynamo.llm._nvext import NvExt
 
 MODEL_CHARS_MAX = 256
 TOKENS_MAX = 2**31 - 1
@@ -105,7 +106,7 @@ class OpenAIRequest(BaseModel):
     guided_whitespace_pattern: JsonValue = None
     include_stop_str_in_output: JsonValue = None
     prompt_logprobs: JsonValue = None
-    nvext: JsonValue = None
+    nvext: NvExt | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> OpenAIRequest:
@@ -158,7 +159,6 @@ _UNSERVED: dict[str, tuple[JsonValue, ...]] = {
     "guided_whitespace_pattern": (),
     "include_stop_str_in_output": (False,),
     "prompt_logprobs": (),
-    "nvext": ({},),
 }
 
 
@@ -305,6 +305,12 @@ def refuse_unserved(request: OpenAIRequest) -> None:
         value = getattr(request, name)
         if value is not None and not any(_same(value, nothing) for nothing in request.UNSERVED[name]):
             raise InvalidArgument(f"'{name}' is not served yet: leave it out{_or(request.UNSERVED[name])}", param=name)
+    if request.nvext is not None:
+        for name, value in request.nvext.unserved().items():
+            nothing = request.nvext.UNSERVED[name]
+            if value is not None and not any(_same(value, one) for one in nothing):
+                path = f"nvext.{name}"
+                raise InvalidArgument(f"'{path}' is not served yet: leave it out{_or(nothing)}", param=path)
     if request.logprobs_count:
         name = "top_logprobs" if isinstance(request, ChatRequest) else "logprobs"
         raise InvalidArgument(f"'{name}' above 0 is not served yet: engines report the chosen token only", param=name)

@@ -9,7 +9,7 @@ is none of the reader's business: the next one goes on where it stopped (`_migra
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 import msgspec
 
@@ -24,6 +24,7 @@ from dynamo.llm._messages import (
     EngineOutput,
     OutputOptions,
     PreprocessedRequest,
+    PromptTokensDetails,
     SamplingOptions,
     StopConditions,
 )
@@ -31,36 +32,43 @@ from dynamo.llm._migration import Migration, is_migratable
 from dynamo.llm._openai import SEED_MAX, ChatRequest, CompletionRequest, OpenAIRequest, refuse_unserved
 from dynamo.llm._poison import Suspect
 from dynamo.llm._preprocess import Preprocessor, RequestOptions
+from dynamo.llm._request_trace import RequestTrace
+from dynamo.llm._routing import NO_HINTS, RoutingHints
 
 #: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
 #: reads slowly must not get it all at once.
 BATCH_MAX = 256
 
+NOT_TRACED = nullcontext()
+
 
 class TokenPipeline:
     """Answers requests for a model whose workers take token ids."""
 
-    def __init__(self, preprocessor: Preprocessor, migration: Migration) -> None:
+    def __init__(self, preprocessor: Preprocessor, migration: Migration, trace: RequestTrace | None = None) -> None:
         self._preprocessor = preprocessor
         self._migration = migration
+        self._trace = trace
 
-    async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+    async def stream(
+        self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         prompts = await self._prepare(request)
         choices = self._choices(request, prompts)
         chunks = _chunks_for(request, context)
-        async with aclosing(self._deltas(prompts, choices, context)) as batches:
+        async with aclosing(self._deltas(prompts, choices, context, hints)) as batches:
             async for deltas in batches:
                 yield [chunks.encode(delta) for delta in deltas]
         if request.include_usage:
             yield [chunks.usage(_usage(prompts, choices))]
 
-    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+    async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
         """Return the JSON of the whole answer."""
         prompts = await self._prepare(request)
         choices = self._choices(request, prompts)
         answer: list[Delta] = []
-        async with aclosing(self._deltas(prompts, choices, context)) as batches:
+        async with aclosing(self._deltas(prompts, choices, context, hints)) as batches:
             async for deltas in batches:
                 answer.extend(deltas)
         return _chunks_for(request, context).whole(answer, _usage(prompts, choices))
@@ -88,28 +96,35 @@ class TokenPipeline:
         return [Choice(index, one, self._preprocessor.tokenizer) for index, one in enumerate(wanted)]
 
     def _deltas(
-        self, prompts: list[PreprocessedRequest], choices: list[Choice], context: Context
+        self, prompts: list[PreprocessedRequest], choices: list[Choice], context: Context, hints: RoutingHints
     ) -> AsyncGenerator[list[Delta], None]:
         """Yield what the workers add to the choices, in batches."""
         suspects = [self._migration.suspect(prompt) for prompt in prompts]
         if len(choices) == 1:
-            return self._answer(choices[0], suspects[0], context)
+            return self._answer(choices[0], suspects[0], context, hints)
         n = len(choices) // len(prompts)
         return merged(
             [
-                self._answer(choice, suspects[choice.index // n].of_choice(), _child(context, choice.index))
+                self._answer(choice, suspects[choice.index // n].of_choice(), _child(context, choice.index), hints)
                 for choice in choices
             ]
         )
 
-    async def _answer(self, choice: Choice, suspect: Suspect, context: Context) -> AsyncGenerator[list[Delta], None]:
+    async def _answer(
+        self, choice: Choice, suspect: Suspect, context: Context, hints: RoutingHints
+    ) -> AsyncGenerator[list[Delta], None]:
         """Send, and yield what comes back, until the answer is complete; go on elsewhere if a worker is lost."""
-        with self._migration.journey(suspect, context) as journey:
+        traced = None if self._trace is None else self._trace.begin(choice, context)
+        with self._migration.journey(suspect, context, hints) as journey, traced or NOT_TRACED:
             while True:
                 try:
                     async with await journey.send(choice.rest(), EngineOutput) as stream:
                         while outputs := await stream.batch():
                             journey.note_answer()
+                            if traced is not None:
+                                traced.note_answer()
+                            if journey.route is not None:
+                                journey.route.note_tokens(sum(len(output.token_ids) for output in outputs))
                             for deltas in _added(choice, outputs):
                                 yield deltas
                             if choice.cut:
@@ -188,4 +203,18 @@ def _chunks_for(request: OpenAIRequest, context: Context) -> Chunks:
 def _usage(prompts: list[PreprocessedRequest], choices: list[Choice]) -> CompletionUsage:
     prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     completion_tokens = sum(choice.num_tokens for choice in choices)
-    return CompletionUsage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+    return CompletionUsage(
+        prompt_tokens,
+        completion_tokens,
+        prompt_tokens + completion_tokens,
+        _prompt_tokens_details(choices[:: len(choices) // len(prompts)]),
+    )
+
+
+def _prompt_tokens_details(firsts: list[Choice]) -> PromptTokensDetails | None:
+    """What was cached of the prompts, given the first answer to each; None if no worker has said.
+
+    A prompt counts once. Its other answers find what the first one has computed, which says nothing of the prompt.
+    """
+    known = [choice.cached_tokens for choice in firsts if choice.cached_tokens is not None]
+    return PromptTokensDetails(sum(known)) if known else None

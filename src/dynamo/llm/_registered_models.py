@@ -14,9 +14,12 @@ from dynamo._core.address import registration_key
 from dynamo._core.discovery.base import Put
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, WorkerUnavailable
 from dynamo.llm._following import FollowedModel, follow
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._migration import Migration
+from dynamo.llm._open_router import open_router
 from dynamo.llm._openai import ChatRequest, OpenAIRequest
 from dynamo.llm._registration import Kind, Registration
+from dynamo.llm._routing import Router
 from dynamo.llm._text_pipeline import TextPipeline
 from dynamo.llm._workers import Workers
 from dynamo.runtime import DistributedRuntime
@@ -49,6 +52,7 @@ class RegisteredModels:
         on_ready: Callable[[], None],
         is_served: Callable[[str], bool],
         migration: Callable[[str, Workers], Migration],
+        router: RouterConfig,
     ) -> None:
         self._runtime = runtime
         self._prefix = registration_key(public_namespace)
@@ -57,6 +61,7 @@ class RegisteredModels:
         self._is_served = is_served
         # How requests for a model move between its workers.
         self._migration = migration
+        self._router_config = router
         # The mutable state, changed by _put() and _delete() only: what is registered, by its key.
         self._routes: dict[str, _Route] = {}
         self._follower: asyncio.Task[None] | None = None
@@ -124,6 +129,14 @@ class RegisteredModels:
             if route.workers is not None and route.workers.client.is_passed_over(id)
         }
 
+    def routers(self) -> dict[str, Router]:
+        """The router of each model that has one."""
+        return {
+            route.registration.model: route.workers.router
+            for route in self._routes.values()
+            if route.workers is not None and route.workers.router is not None
+        }
+
     def _of(self, name: str) -> Iterator[_Route]:
         return (route for route in self._routes.values() if route.registration.model == name)
 
@@ -154,7 +167,8 @@ class RegisteredModels:
         name, at = route.registration.model, route.registration.endpoint
         endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
-            route.workers = Workers(name, await endpoint.client(), None)
+            route.workers = Workers(name, await endpoint.client(), None, self._runtime.rng)
+            route.workers.router = await open_router(self._router_config, endpoint, route.workers, None)
             route.pipeline = TextPipeline(self._migration(name, route.workers), asks_for_usage=False)
             await route.workers.client.wait_for_instances()
         except Exception as error:

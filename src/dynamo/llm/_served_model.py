@@ -17,7 +17,7 @@ from dynamo._core.errors import EngineShutdown
 from dynamo.llm._messages import EngineOutput
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelInput, ModelType
 from dynamo.llm._register import register_llm, unregister_llm
-from dynamo.llm._worker import WorkerEngine, read_request
+from dynamo.llm._worker import WorkerEngine, kv_cache_facts, read_request
 from dynamo.runtime import Endpoint
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class ServedModel:
     ) -> ServedModel:
         """Own `engine`, and tell the frontends that it answers for the model in `path`, at `endpoint`."""
         model = cls(engine, endpoint)
+        block_size, runtime_config = kv_cache_facts(engine)
         try:
             await register_llm(
                 ModelInput.Tokens,
@@ -53,7 +54,9 @@ class ServedModel:
                 str(path),
                 name,
                 context_length=engine.max_context_length,
+                kv_cache_block_size=block_size,
                 migration_limit=migration_limit,
+                runtime_config=runtime_config,
             )
         except BaseException:
             await model._close_engine()

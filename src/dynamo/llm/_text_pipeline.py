@@ -23,6 +23,7 @@ from dynamo._core.errors import DynamoError, HandlerError, ProtocolError, Stream
 from dynamo.llm._limits import CHOICES_MAX
 from dynamo.llm._migration import Migration, is_migratable
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
+from dynamo.llm._routing import NO_HINTS, RoutingHints
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Object = dict[str, Json]
@@ -44,29 +45,33 @@ class TextPipeline:
         self._migration = migration
         self._asks_for_usage = asks_for_usage
 
-    async def stream(self, request: OpenAIRequest, context: Context) -> AsyncGenerator[list[bytes], None]:
+    async def stream(
+        self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         body = request.body() | {"stream": True}
         envelope = _envelope(request, context, "chat.completion.chunk")
-        async with aclosing(self._chunks(body, _Finished(request), context)) as batches:
+        async with aclosing(self._chunks(body, _Finished(request), context, hints)) as batches:
             async for chunks in batches:
                 yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
 
-    async def complete(self, request: OpenAIRequest, context: Context) -> bytes:
+    async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
         """Return the JSON of the whole answer."""
         body = request.body() | {"stream": True}
         if self._asks_for_usage:
             body["stream_options"] = {"include_usage": True}
         whole: list[Object] = []
-        async with aclosing(self._chunks(body, _Finished(request), context)) as batches:
+        async with aclosing(self._chunks(body, _Finished(request), context, hints)) as batches:
             async for chunks in batches:
                 whole.extend(chunks)
         return msgspec.json.encode(accumulated(whole, _envelope(request, context, "chat.completion")))
 
-    async def _chunks(self, body: Object, finished: _Finished, context: Context) -> AsyncGenerator[list[Object], None]:
+    async def _chunks(
+        self, body: Object, finished: _Finished, context: Context, hints: RoutingHints
+    ) -> AsyncGenerator[list[Object], None]:
         """Send, and yield what comes back; send to another worker if one is lost before anything came."""
         has_begun = False
-        with self._migration.journey(self._migration.suspect(body), context) as journey:
+        with self._migration.journey(self._migration.suspect(body), context, hints) as journey:
             while True:
                 try:
                     async with await journey.send(body, object) as stream:

@@ -1,7 +1,8 @@
 """A worker process: an engine, served and registered until a signal ends it.
 
 Every engine's `__main__` is this with its own options. The order of an end is fixed: the model is no
-longer listed, the endpoint takes no more requests and finishes those it has, the engine closes.
+longer listed, the endpoint takes no more requests and finishes those it has, the engine closes. A process may
+be several workers of one model: each has its engine and its instance, and if one fails, all end.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from dynamo._core.address import EndpointId
 from dynamo._core.context import Context
+from dynamo._core.discovery.base import LEASE_TTL_S
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
-from dynamo.llm._model_card import ModelInput, ModelType
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, ModelInput, ModelType
 from dynamo.llm._register import register_llm, serve_engine, unregister_llm
 from dynamo.llm._worker_options import WorkerOptions
-from dynamo.runtime import DistributedRuntime
+from dynamo.runtime import DistributedRuntime, Endpoint
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import settle
 from dynamo.runtime._settings import USAGE
@@ -49,8 +52,30 @@ class WorkerEngine(Protocol):
         """End what runs, and give everything back. A second call changes nothing."""
 
 
+@runtime_checkable
+class CachingEngine(Protocol):
+    """An engine that keeps its KV cache in blocks, which its model card tells routers."""
+
+    @property
+    def kv_cache_block_size(self) -> int:
+        """Tokens in one block."""
+
+    @property
+    def runtime_config(self) -> dict[str, object]:
+        """The card's `runtime_config`: `total_kv_blocks`, `max_num_seqs`, `max_num_batched_tokens` and the like."""
+
+
 #: Makes the engine for the model in this directory.
 StartEngine = Callable[[Path], Awaitable[WorkerEngine]]
+#: Makes it for this endpoint: whose lease is the worker's id, and whose runtime takes events and metrics.
+StartEngineAt = Callable[[Path, Endpoint], Awaitable[WorkerEngine]]
+
+
+def kv_cache_facts(engine: WorkerEngine) -> tuple[int, dict[str, object]]:
+    """Return the block size and the `runtime_config` for the card of an engine."""
+    if isinstance(engine, CachingEngine):
+        return engine.kv_cache_block_size, engine.runtime_config
+    return KV_CACHE_BLOCK_SIZE, {}
 
 
 def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, needs_weights: bool = True) -> int:
@@ -58,6 +83,17 @@ def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, need
 
     A signal that comes before anything is served ends the process with the status that a shell expects.
     """
+
+    async def start(path: Path, endpoint: Endpoint) -> WorkerEngine:
+        return await start_engine(path)
+
+    return run_engine_workers(options, start, needs_weights=needs_weights)
+
+
+def run_engine_workers(
+    options: WorkerOptions, start_engine: StartEngineAt, *, needs_weights: bool = True, num_workers: int = 1
+) -> int:
+    """Do what `run_engine_worker` does, with an engine that knows its endpoint, and with so many workers."""
     import uvloop
 
     try:
@@ -66,7 +102,7 @@ def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, need
         return _failed(error, USAGE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-            loop.run(_work(options, start_engine, needs_weights))
+            loop.run(_work(options, start_engine, needs_weights, num_workers))
     except DynamoError as error:
         return _failed(error, 1)
     return 0
@@ -85,7 +121,7 @@ def read_request(value: object) -> PreprocessedRequest:
         raise InvalidArgument(f"not a request with token ids: {error}") from error
 
 
-async def _work(options: WorkerOptions, start_engine: StartEngine, needs_weights: bool) -> None:
+async def _work(options: WorkerOptions, start_engine: StartEngineAt, needs_weights: bool, num_workers: int) -> None:
     model_type = ModelType.parse(options.endpoint_types)
     runtime = DistributedRuntime(
         discovery=options.discovery, request_plane=options.request_plane, event_plane=options.event_plane
@@ -93,18 +129,38 @@ async def _work(options: WorkerOptions, start_engine: StartEngine, needs_weights
     with ending_on_signals(runtime):
         async with runtime:
             path = await fetch_llm(options.model_path, ignore_weights=not needs_weights)
-            engine = await start_engine(path)
+            endpoints = await _endpoints(runtime, options, num_workers)
             try:
-                await _serve(runtime, engine, path, options, model_type)
-            finally:
-                await engine.close()
+                async with asyncio.TaskGroup() as workers:
+                    for endpoint in endpoints:
+                        workers.create_task(_be_worker(endpoint, start_engine, path, options, model_type))
+            except BaseExceptionGroup as failures:
+                first = failures.exceptions[0]
+                raise first from first.__cause__
+
+
+async def _endpoints(runtime: DistributedRuntime, options: WorkerOptions, num_workers: int) -> list[Endpoint]:
+    """The endpoint of each worker: of the first under the process's lease, of the others under their own."""
+    id = EndpointId(options.namespace, options.component, options.endpoint)
+    leases = [await runtime.grant_custom_lease(LEASE_TTL_S) for _ in range(num_workers - 1)]
+    return [Endpoint(runtime, id, lease) for lease in (None, *leases)]
+
+
+async def _be_worker(
+    endpoint: Endpoint, start_engine: StartEngineAt, path: Path, options: WorkerOptions, model_type: ModelType
+) -> None:
+    engine = await start_engine(path, endpoint)
+    try:
+        await _serve(endpoint, engine, path, options, model_type)
+    finally:
+        await engine.close()
 
 
 async def _serve(
-    runtime: DistributedRuntime, engine: WorkerEngine, path: Path, options: WorkerOptions, model_type: ModelType
+    endpoint: Endpoint, engine: WorkerEngine, path: Path, options: WorkerOptions, model_type: ModelType
 ) -> None:
-    endpoint = runtime.namespace(options.namespace).component(options.component).endpoint(options.endpoint)
     served = await serve_engine(endpoint, engine)
+    block_size, runtime_config = kv_cache_facts(engine)
     try:
         card = await register_llm(
             ModelInput.Tokens,
@@ -113,12 +169,14 @@ async def _serve(
             str(path),
             options.model_name or default_model_name(options.model_path),
             context_length=engine.max_context_length,
+            kv_cache_block_size=block_size,
             migration_limit=options.migration_limit,
+            runtime_config=runtime_config,
             custom_template_path=options.custom_jinja_template,
         )
         settle()
         log.info("serving the model %r at %s, instance %x", card.display_name, endpoint.id, served.instance_id)
-        failure = await _end_of(runtime, engine)
+        failure = await _end_of(endpoint.runtime, engine)
         await unregister_llm(endpoint)
         if failure is not None:
             raise failure

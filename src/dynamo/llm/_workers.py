@@ -3,34 +3,47 @@
 An instance may serve the endpoint and still not the model: its card has not come yet, or was refused.
 No request goes there, for its answers could be those of another model. Only where a person said that the
 endpoint serves the model, every instance of it does.
+
+Without a router the instances are asked in turn. With one, it is asked first where a request goes (`_routing.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Container
+import random
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import TypeVar
+
+import msgspec
 
 from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError, NoInstances
+from dynamo.llm._kv_router.config import RouterMode
+from dynamo.llm._messages import PreprocessedRequest
+from dynamo.llm._model_card import ModelCard
+from dynamo.llm._routing import NoWorkerFits, Route, Router, RoutingHints
+from dynamo.llm._routing_modes import ModeRouter
 from dynamo.runtime import Client, ResponseStream
 
 T = TypeVar("T")
+
+_NOTHING: Mapping[str, object] = {}
 
 
 class Serving:
     """The instances whose cards say that they serve a model. Their owner changes them as cards come and go."""
 
     def __init__(self) -> None:
-        self.ids: set[int] = set()
+        #: By instance.
+        self.cards: dict[int, ModelCard] = {}
         self._grown = asyncio.Event()
 
-    def add(self, instance_id: int) -> None:
-        self.ids.add(instance_id)
+    def add(self, instance_id: int, card: ModelCard) -> None:
+        self.cards[instance_id] = card
         self._grown.set()
 
     def discard(self, instance_id: int) -> None:
-        self.ids.discard(instance_id)
+        self.cards.pop(instance_id, None)
 
     async def wait_for_growth(self) -> None:
         """Wait until another one comes."""
@@ -57,32 +70,81 @@ class _Barred:
 class Workers:
     """The instances of one endpoint that serve a model."""
 
-    def __init__(self, model: str, client: Client, serving: Serving | None) -> None:
+    def __init__(self, model: str, client: Client, serving: Serving | None, rng: random.Random) -> None:
         self.client = client
+        #: Chooses who is asked; None: whoever's turn it is.
+        self.router: Router | None = None
         self._model = model
         # None: all instances do.
         self._serving = serving
+        # For requests that have wishes of their own, where there is no router.
+        self._in_turn = ModeRouter(RouterMode.RoundRobin, self, rng, asyncio.get_running_loop().time)
+
+    async def close(self) -> None:
+        """Stop following the instances. Requests that run keep what they need until they end."""
+        if self.router is not None:
+            await self.router.close()
+        await self.client.close()
 
     def instance_ids(self) -> list[int]:
         """The ids of the instances that may be asked, in ascending order."""
         ids = self.client.instance_ids()
-        return ids if self._serving is None else [id for id in ids if id in self._serving.ids]
+        return ids if self._serving is None else [id for id in ids if id in self._serving.cards]
+
+    def runtime_config(self, instance_id: int) -> Mapping[str, object]:
+        """What the model card of an instance says of it; empty if it has none."""
+        card = None if self._serving is None else self._serving.cards.get(instance_id)
+        return _NOTHING if card is None else card.runtime_config
+
+    def is_routed(self, hints: RoutingHints) -> bool:
+        """Whether somebody chooses who is asked, or a request with these hints chooses itself."""
+        return self.router is not None or hints.need_route
+
+    async def place(
+        self, request: object, context: Context, hints: RoutingHints, *, avoid: Collection[int] = ()
+    ) -> Route:
+        """Ask where a request goes that is routed. Raises `NoInstances` if there is no worker, or none that fits."""
+        self._check_alive()
+        token_ids = request.token_ids if isinstance(request, PreprocessedRequest) else None
+        try:
+            return await (self.router or self._in_turn).place(hints.asked(request, context, token_ids, avoid))
+        except NoInstances as error:
+            raise NoWorkerFits(error.message, **error.details) from error
 
     async def send(
-        self, request: object, context: Context, item_type: type[T], *, avoid: Collection[int] = ()
+        self,
+        request: object,
+        context: Context,
+        item_type: type[T],
+        *,
+        avoid: Collection[int] = (),
+        route: Route | None = None,
     ) -> ResponseStream[T]:
-        """Send a request to the next of the workers beside those to avoid. Raises `NoInstances` if there is none."""
-        ids = self.instance_ids()
-        if not ids:
+        """Send a request by its route, or else to the next of the workers, but to none of those to avoid.
+
+        Raises `NoInstances` if none is left.
+        """
+        self._check_alive()
+        barred: Container[int] = avoid if self._serving is None else _Barred(self._serving.cards, avoid)
+        if route is None:
+            return await self.client.round_robin(request, context=context, item_type=item_type, avoid=barred)
+        return await self.client.chosen(
+            lambda _: _for_rank(request, route.dp_rank), _fitting(route), context, item_type=item_type, avoid=barred
+        )
+
+    def _check_alive(self) -> None:
+        if not self.instance_ids():
             raise NoInstances(f"no live worker serves the model {self._model!r} right now", model=self._model)
-        barred: Container[int] = avoid if self._serving is None else _Barred(self._serving.ids, avoid)
-        return await self.client.round_robin(request, context=context, item_type=item_type, avoid=barred)
+
+    def has_another(self, avoid: Collection[int]) -> bool:
+        """Whether there is a worker beside those to avoid."""
+        return any(id not in avoid for id in self.instance_ids())
 
     async def wait_for_another(self, avoid: Collection[int], timeout_s: float) -> None:
         """Wait until there is a worker beside those to avoid. Raises `NoInstances` if none comes in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while all(id in avoid for id in self.instance_ids()):
+                while not self.has_another(avoid):
                     await self._wait_for_change(avoid)
         except TimeoutError as error:
             raise NoInstances(
@@ -95,7 +157,7 @@ class Workers:
             changes.append(asyncio.ensure_future(self._serving.wait_for_growth()))
         try:
             await asyncio.sleep(0)  # from here on they listen; what came before is there already
-            if any(id not in avoid for id in self.instance_ids()):
+            if self.has_another(avoid):
                 return
             done, _ = await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
             for change in done:
@@ -106,3 +168,20 @@ class Workers:
             for change in changes:
                 change.cancel()
             await asyncio.gather(*changes, return_exceptions=True)
+
+
+def _fitting(route: Route) -> Callable[[list[int]], int]:
+    def choose(ids: list[int]) -> int:
+        try:
+            return route.choose(ids)
+        except NoInstances as error:
+            raise NoWorkerFits(error.message, **error.details) from error
+
+    return choose
+
+
+def _for_rank(request: object, dp_rank: int | None) -> object:
+    """Return a request that says which rank is to take it. One in words says what its sender has said."""
+    if dp_rank is None or not isinstance(request, PreprocessedRequest):
+        return request
+    return msgspec.structs.replace(request, dp_rank=dp_rank)

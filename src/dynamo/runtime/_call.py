@@ -192,7 +192,11 @@ class Call:
         assert self._choose is not None
         while candidates := self._others(error):
             try:
-                return await self.send_to(self._caller.instances.by_id[self._choose(candidates)])
+                chosen = self._choose(candidates)
+            except (NoInstances, Overloaded) as nobody:
+                raise error from nobody  # none of those that are left is right for it
+            try:
+                return await self.send_to(self._caller.instances.by_id[chosen])
             except (CannotConnect, Overloaded) as refusal:
                 error = refusal
         raise error
@@ -335,6 +339,27 @@ class Call:
         details = {**error.details, "instance_id": str(self.instance_id), "endpoint": str(self._caller.endpoint)}
         message = f"instance {self.instance_id:x} of {self._caller.endpoint} {what}: {error.message}"
         return type(error)(message, **details)
+
+
+class AddressedCall(Call):
+    """A request that is another one for each instance: it is made anew each time that it is sent."""
+
+    __slots__ = ("_payload_for",)
+
+    def __init__(
+        self,
+        caller: Caller,
+        payload_for: Callable[[int], bytes],
+        context: Context,
+        choose: Choose,
+        avoid: Container[int] = (),
+    ) -> None:
+        super().__init__(caller, b"", context, choose, avoid)
+        self._payload_for = payload_for
+
+    async def send_to(self, instance: Instance) -> None:
+        self._payload = self._payload_for(instance.instance_id)
+        await super().send_to(instance)
 
 
 _REASONS = frozenset(RetryReason)

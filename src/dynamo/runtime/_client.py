@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 from dynamo._core import request_plane
 from dynamo._core.address import EndpointId
 from dynamo._core.context import Context
-from dynamo._core.errors import CannotConnect, NotFound, Overloaded
+from dynamo._core.errors import CannotConnect, InvalidArgument, NotFound, Overloaded
 from dynamo.runtime import _codec
-from dynamo.runtime._call import Call, Caller, Choose
+from dynamo.runtime._call import AddressedCall, Call, Caller, Choose
 from dynamo.runtime._codec import Annotated, JsonValue
 from dynamo.runtime._instances import Instance, Instances
 from dynamo.runtime._measured import Called
@@ -204,6 +204,32 @@ class Client:
         await call.send_to(instance)
         return _read(call, annotated, item_type)
 
+    async def chosen(
+        self,
+        request_for: Callable[[int], object],
+        choose: Choose,
+        context: Context | None = None,
+        *,
+        item_type: type[T],
+        avoid: Container[int] = (),
+    ) -> ResponseStream[T]:
+        """Call the instance that `choose` returns, of the ids that it is given, with the request for that instance.
+
+        While nobody has begun the request, `choose` is asked again, for each instance that it is sent to. What it
+        raises the first time is raised here; later `NoInstances` and `Overloaded` mean that it goes to no other.
+        Otherwise like `round_robin`.
+        """
+        caller, choose = self._caller, _one_of_them(choose)
+        call = AddressedCall(caller, lambda id: _codec.encode(request_for(id)), context or Context(), choose, avoid)
+        self._called.requests += 1
+        caller.budget.requests += 1
+        instance = self._instances.by_id[choose(caller.candidates(avoid))]
+        try:
+            await call.send_to(instance)
+        except (CannotConnect, Overloaded) as error:
+            await call.send_elsewhere(error)
+        return ResponseStream(call, _codec.typed_decoder(item_type))
+
     async def _call(
         self,
         choose: Choose,
@@ -239,6 +265,17 @@ def next_in_turn(ids: list[int], last_id: int) -> int:
     """The next of `ids`, in ascending order, above the last one: fair however instances come and go."""
     position = bisect_right(ids, last_id)
     return ids[position if position < len(ids) else 0]
+
+
+def _one_of_them(choose: Choose) -> Choose:
+    def checked(ids: list[int]) -> int:
+        # A list of its own: the other one is that of who is alive.
+        id = choose(list(ids))
+        if id not in ids:
+            raise InvalidArgument(f"{id!r} was chosen, and is none of the {len(ids)} instances to choose from")
+        return id
+
+    return checked
 
 
 def _read(

@@ -19,6 +19,7 @@ from dynamo._core.errors import (
     NotFound,
     Overloaded,
     ProtocolError,
+    RouterQueueLimitExceeded,
     Stalled,
     StreamIncomplete,
     Unauthorized,
@@ -44,6 +45,7 @@ STATUS: dict[str, int] = {
     WorkerUnavailable.code: 503,
     EngineShutdown.code: 503,
     Overloaded.code: 503,
+    RouterQueueLimitExceeded.code: 529,
     DeadlineExceeded.code: 504,
     Stalled.code: 504,
 }

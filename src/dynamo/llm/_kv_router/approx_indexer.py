@@ -1,0 +1,79 @@
+"""`ApproxKvIndexer`: for routers of your own before engines that publish no events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from dynamo._core._token_words import TokenIds
+from dynamo._core.blocks import block_hash_list
+from dynamo._core.errors import InvalidArgument
+from dynamo._core.prefix_index import WorkerKey
+from dynamo.llm._kv_events import RouterEvent, dumped_events
+from dynamo.llm._kv_indexer import lora_name_of
+from dynamo.llm._kv_radix_tree import OverlapScores, overlap_scores
+from dynamo.llm._kv_router.approx import TTL_S, ApproxIndex
+from dynamo.runtime import Component
+
+
+class ApproxKvIndexer:
+    """Finds which workers should have cached a prompt, by what they were sent during the last `ttl_secs`.
+
+    `None` for the time means that blocks count until a worker has room for no more, which `room_blocks` is of each.
+    To be made in the event loop.
+    """
+
+    def __init__(
+        self,
+        component: Component,
+        kv_block_size: int,
+        ttl_secs: float | None = TTL_S,
+        *,
+        room_blocks: int | None = None,
+    ) -> None:
+        if type(kv_block_size) is not int or kv_block_size < 1:
+            raise InvalidArgument(f"kv_block_size is {kv_block_size!r}: give the tokens in a block, 1 or more")
+        if ttl_secs is not None and not ttl_secs > 0:
+            raise InvalidArgument(f"ttl_secs is {ttl_secs!r}: give seconds above 0, or None")
+        self.component = component
+        self._block_size = kv_block_size
+        self._room_blocks = room_blocks
+        self._index = ApproxIndex(ttl_s=ttl_secs)
+        self._clock = asyncio.get_running_loop().time
+
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self._block_size
+
+    async def process_routing_decision_for_request(
+        self, tokens: TokenIds, worker_id: int, dp_rank: int = 0, *, lora_id: int | None = None
+    ) -> None:
+        """A request with these tokens was sent to a worker, which has them cached from now on."""
+        hashes = block_hash_list(tokens, self._block_size, lora_name=lora_name_of(lora_id))
+        worker, now = WorkerKey(worker_id, dp_rank), self._clock()
+        self._index.expire(now)
+        self._index.note_sent(worker, hashes, now, room_blocks=self._room_blocks)
+
+    def find(self, tokens_hashes: Sequence[int]) -> dict[WorkerKey, int]:
+        """Return how many leading blocks of a prompt each worker should hold; those without any are absent."""
+        self._index.expire(self._clock())
+        return self._index.find(tokens_hashes)
+
+    async def find_matches_for_request(self, tokens: TokenIds, lora_id: int | None = None) -> OverlapScores[int]:
+        """Find who should hold how many of the leading blocks of a prompt; see `KvIndexer`."""
+        return await self.find_matches(block_hash_list(tokens, self._block_size, lora_name=lora_name_of(lora_id)))
+
+    async def find_matches(self, hashes: Sequence[int]) -> OverlapScores[int]:
+        """Do the same for the tokens hashes of a prompt's blocks; see `compute_block_hash_for_seq`."""
+        best: dict[int, int] = {}
+        for worker, count in self.find(hashes).items():
+            best[worker.worker_id] = max(count, best.get(worker.worker_id, 0))
+        return overlap_scores(best)
+
+    def remove_worker(self, worker_id: int, dp_rank: int = 0) -> None:
+        """A worker is gone, with all that it had cached."""
+        self._index.remove_worker(WorkerKey(worker_id, dp_rank))
+
+    def dump_events(self) -> list[RouterEvent]:
+        """Return what is known as events: applied in this order, they make the same index."""
+        return list(dumped_events(self._index.dump()))

@@ -1,0 +1,229 @@
+"""What a KV router consists of: it opens what it needs, places requests, and looks after what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Self
+
+from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument
+from dynamo.llm._kv_indexer import KvIndexer
+from dynamo.llm._kv_router.admission import Admission
+from dynamo.llm._kv_router.affinity import Sessions
+from dynamo.llm._kv_router.approx import ApproxIndex
+from dynamo.llm._kv_router.bookings import NamedRoutes
+from dynamo.llm._kv_router.config import (
+    NO_THRESHOLDS,
+    AffinityMode,
+    KvRouterConfig,
+    LoadThresholdConfig,
+    check_affinity,
+)
+from dynamo.llm._kv_router.decision import Decisions
+from dynamo.llm._kv_router.fleet import Fleet
+from dynamo.llm._kv_router.policy import CustomPolicy, Policy
+from dynamo.llm._kv_router.replica_sync import ReplicaSync
+from dynamo.llm._kv_router.replicas import Replicas
+from dynamo.llm._kv_router.route import Desk, KvRoute
+from dynamo.llm._kv_router.selector import Overlaps, Selector
+from dynamo.llm._kv_router.stats import RouterStats
+from dynamo.llm._kv_router.workers import CardWorkers
+from dynamo.llm._routing import Asked, RoutedWorkers
+from dynamo.runtime import Client, Endpoint
+
+logger = logging.getLogger(__name__)
+
+#: How often the router looks after what is gone.
+TICK_S = 1.0
+
+
+class KvRouterCore:
+    """The part of `KvRouter` that the pipeline asks; see `Router` in `_routing.py`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        block_size: int,
+        kv_router_config: KvRouterConfig | None = None,
+        *,
+        session_affinity_ttl_secs: float | None = None,
+        session_affinity_mode: AffinityMode = "hard",
+        load_threshold_config: LoadThresholdConfig = NO_THRESHOLDS,
+        policy: Policy | None = None,
+        indexer: Overlaps | None = None,
+        client: Client | None = None,
+        workers: RoutedWorkers | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if type(block_size) is not int or block_size < 1:
+            raise InvalidArgument(f"block_size is {block_size!r}: give the tokens in a block of the workers' caches")
+        check_affinity(session_affinity_ttl_secs, session_affinity_mode)
+        config = kv_router_config or KvRouterConfig()
+        self.endpoint = endpoint
+        self.block_size = block_size
+        self.config = config
+        self._component = endpoint.runtime.namespace(endpoint.id.namespace).component(endpoint.id.component)
+        self._policy = _policy(policy, config.policy)
+        self._sessions = None if session_affinity_ttl_secs is None else Sessions(session_affinity_ttl_secs)
+        self._affinity_mode = session_affinity_mode
+        self._thresholds = load_threshold_config
+        self._indexer = indexer
+        self._client = client
+        self._workers = workers
+        self._rng = rng or endpoint.runtime.rng
+        # What was opened here, and is closed here.
+        self._own_client: Client | None = None
+        self._own_workers: CardWorkers | None = None
+        self._own_indexer: KvIndexer | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._named = NamedRoutes()
+        self._admission: Admission | None = None
+        self._sync: ReplicaSync | None = None
+        # Made by `start`.
+        self._desk: Desk | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Begin to follow the workers."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
+        config, clock = self.config, asyncio.get_running_loop().time
+        if self._client is None:
+            self._client = self._own_client = await self.endpoint.client()
+        if self._workers is None:
+            self._own_workers = CardWorkers(self.endpoint, self._client)
+            await self._own_workers.start()
+            self._workers = self._own_workers
+        if self._indexer is None and config.use_kv_events and config.overlap_score_credit > 0:
+            component = self.endpoint.runtime.namespace(self.endpoint.id.namespace).component(
+                self.endpoint.id.component
+            )
+            self._indexer = self._own_indexer = KvIndexer(component, self.block_size)
+        fleet = Fleet(self._workers)
+        selector = Selector(
+            fleet, config, self._rng,
+            overlaps=self._indexer, sent=_sent_index(config, self._indexer), policy=self._policy,
+            sessions=self._sessions, affinity_mode=self._affinity_mode, thresholds=self._thresholds,
+        )  # fmt: skip
+        self._desk = desk = Desk(selector, clock)
+        if config.queue_threshold is not None:
+            self._admission = Admission(config, selector, self._alive)
+            desk.listeners.append(self._admission)
+        if config.router_replica_sync:
+            router_id = self._rng.getrandbits(63)
+            tracking = selector.settings(None).tracking
+            replicas = Replicas(router_id, self.block_size, fleet, tracking, self._sessions)
+            self._sync = ReplicaSync(self._component, replicas)
+            await self._sync.start()
+            desk.listeners.append(self._sync)
+        self._ticking = asyncio.create_task(self._tick_forever())
+
+    async def close(self) -> None:
+        """Stop following. Routes that are open stay usable; a second call changes nothing."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+            self._ticking = None
+        self._named.close()
+        if self._admission is not None:
+            self._admission.close()
+        for one in (self._sync, self._own_indexer, self._own_workers, self._own_client):
+            if one is not None:
+                await one.close()
+
+    # What the pipeline asks.
+
+    @property
+    def desk(self) -> Desk:
+        """Where requests are booked. Raises `DynamoError` if the router was not started."""
+        if self._desk is None:
+            raise DynamoError("this KV router was not started: use `async with`, or `await KvRouter.create(...)`")
+        return self._desk
+
+    async def place(self, asked: Asked) -> KvRoute:
+        """Return the route of a request; see `Router`."""
+        route = self.desk.route(asked, self.block_size)
+        if self._admission is not None:
+            await self._admission.admit(route)
+        return route
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that are alive."""
+        return len(self._alive())
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many requests wait for room, by policy class; empty if none ever does."""
+        return {} if self._admission is None else self._admission.lengths()
+
+    @property
+    def decisions(self) -> Decisions:
+        """The most recent decisions."""
+        return self.desk.decisions
+
+    @property
+    def stats(self) -> RouterStats:
+        """What was counted."""
+        return self.desk.selector.stats
+
+    def _alive(self) -> list[int]:
+        self.desk  # noqa: B018  # or nobody follows them
+        assert self._workers is not None
+        return self._workers.instance_ids()
+
+    # What happens beside the requests.
+
+    async def _tick_forever(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(TICK_S)
+                self._tick(self.desk, self.desk.clock())
+        except Exception:
+            logger.exception("the KV router of %s no longer sees workers come and go", self.endpoint.id)
+            raise
+
+    def _tick(self, desk: Desk, now: float) -> None:
+        """See which workers have come, changed and left, and forget what has had its time."""
+        given_up = desk.selector.fleet.refresh(now)
+        if (sent := desk.selector.sent) is not None:
+            for worker in given_up:
+                sent.remove_worker(worker)
+            sent.expire(now)
+        if self._sessions is not None:
+            self._sessions.expire(now)
+        self._named.expire()
+        if self._sync is not None:
+            self._sync.tick(now)
+        if self._admission is not None:
+            self._admission.wake()
+
+
+def _policy(given: Policy | None, name: str | None) -> CustomPolicy | None:
+    if given is not None and name is not None:
+        raise ConfigError(f"there are two policies: {name!r} of the configuration, and the one given", setting="policy")
+    if name is not None:
+        return CustomPolicy.load(name)
+    return None if given is None else CustomPolicy(given)
+
+
+def _sent_index(config: KvRouterConfig, indexer: Overlaps | None) -> ApproxIndex | None:
+    """The index of what was sent where, if the configuration asks for one."""
+    if config.overlap_score_credit <= 0:
+        return None
+    if config.use_kv_events:
+        return None if config.predicted_ttl_secs is None else ApproxIndex(ttl_s=config.predicted_ttl_secs)
+    if indexer is not None:
+        return None
+    return ApproxIndex(ttl_s=config.router_ttl_secs if config.approximate_cache_policy == "ttl" else None)

@@ -1,0 +1,192 @@
+"""Routers as the pipeline sees them: what they are told of a request, and what they give for it.
+
+A `Router` knows the workers of one model. It is asked once for each time that a request is sent, and gives a `Route`:
+the request's booking, which says where it goes and hears how it fares. Who holds a route closes it, however the
+request ends, so that no load stays booked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from dynamo._core.context import Context
+from dynamo._core.errors import NoInstances
+
+
+class RoutingConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which workers a request wants, by their taints: the labels that workers carry in their model cards."""
+
+    #: Workers without all of these do not come into question.
+    required_taints: frozenset[str] = frozenset()
+    #: Workers with one of these are dearer or cheaper by its weight: 1.0 about halves the cost.
+    preferred_taints: dict[str, float] = {}
+
+
+class RouterConfigOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one request wants otherwise than the router's configuration says; None leaves it as it is."""
+
+    overlap_score_credit: float | None = None
+    prefill_load_scale: float | None = None
+    router_temperature: float | None = None
+    assume_kv_reuse: bool | None = None
+    track_prefill_tokens: bool | None = None
+
+
+class NoWorkerFits(NoInstances):
+    """There are workers, and none of them is what the request itself asks for."""
+
+    code = "no_worker_fits"
+
+
+NO_CONSTRAINTS = RoutingConstraints()
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """What a router is told of one request, each time that it is sent."""
+
+    #: The `PreprocessedRequest`, or for workers that take text, the body.
+    request: object
+    context: Context
+    #: The prompt, and behind it what was generated before the request moved; None: unknown to the router.
+    token_ids: Sequence[int] | None = None
+    #: What changes what is cached: see `block_hashes`.
+    lora_name: str | None = None
+    cache_namespace: str | None = None
+    mm_hashes: Sequence[Sequence[int]] | None = None
+    constraints: RoutingConstraints = NO_CONSTRAINTS
+    override: RouterConfigOverride | None = None
+    #: Requests of one session go to one worker, if the router is set up so.
+    session_id: str | None = None
+    #: So many seconds earlier it counts as having come, where requests wait.
+    priority_jump: float = 0.0
+    #: Where requests wait, those of a higher one go first.
+    strict_priority: int = 0
+    policy_class: str | None = None
+    #: The caller has named the worker, or the rank, that is to take it.
+    pinned_instance: int | None = None
+    pinned_dp_rank: int | None = None
+    #: Instances that have lost this request.
+    avoid: Collection[int] = field(default_factory=frozenset)
+
+
+class Explanation:
+    """Why one request went where it went, each of its choices, and each time that it moved; for whoever asked."""
+
+    __slots__ = ("decisions",)
+
+    def __init__(self) -> None:
+        #: Msgspec structs, in the order in which workers answered.
+        self.decisions: list[object] = []
+
+    def take(self) -> list[object]:
+        """Return what has come since the last call."""
+        taken, self.decisions = self.decisions, []
+        return taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingHints:
+    """What a request itself says of where it is to go; the fields are those of `Asked`."""
+
+    constraints: RoutingConstraints = NO_CONSTRAINTS
+    override: RouterConfigOverride | None = None
+    session_id: str | None = None
+    priority_jump: float = 0.0
+    strict_priority: int = 0
+    policy_class: str | None = None
+    pinned_instance: int | None = None
+    pinned_dp_rank: int | None = None
+    #: Whoever asked why it goes where it goes is told here.
+    explanation: Explanation | None = None
+
+    @property
+    def need_route(self) -> bool:
+        """Whether something here must be heeded, or be refused, however workers are chosen."""
+        return self is not NO_HINTS and (
+            self.pinned_instance is not None
+            or self.pinned_dp_rank is not None
+            or self.override is not None
+            or self.explanation is not None
+            or bool(self.constraints.required_taints)
+        )
+
+    def asked(
+        self, request: object, context: Context, token_ids: Sequence[int] | None, avoid: Collection[int]
+    ) -> Asked:
+        """Return what a router is told of a request with these hints."""
+        return Asked(
+            request=request, context=context, token_ids=token_ids, constraints=self.constraints,
+            override=self.override, session_id=self.session_id, priority_jump=self.priority_jump,
+            strict_priority=self.strict_priority, policy_class=self.policy_class,
+            pinned_instance=self.pinned_instance, pinned_dp_rank=self.pinned_dp_rank, avoid=avoid,
+        )  # fmt: skip
+
+
+NO_HINTS = RoutingHints()
+
+
+class Route(Protocol):
+    """Where one request goes, and what it costs there until it is closed."""
+
+    @property
+    def dp_rank(self) -> int | None:
+        """The data parallel rank that is to take it, once `choose` was called; None: any."""
+
+    @property
+    def decision(self) -> object | None:
+        """Why it goes there, for those who ask; a msgspec struct, or None if nothing was weighed."""
+
+    def choose(self, ids: list[int]) -> int:
+        """Return one of the instances that come into question now, and book the request there.
+
+        Called once more if that one does not take the request: it is then booked anew, with what is left.
+        Raises `NoInstances` if the request's constraints leave none.
+        """
+
+    def note_answer(self) -> None:
+        """The first output is there: the prompt is computed. Another call changes nothing."""
+
+    def note_tokens(self, num_tokens: int) -> None:
+        """So many tokens were generated since the last call."""
+
+    def close(self) -> None:
+        """The request has ended, however. A second call changes nothing."""
+
+
+class RecentDecisions(Protocol):
+    """Why the last requests went where they went, as many of them as are kept; each is a msgspec struct."""
+
+    def get(self, request_id: str) -> object | None:
+        """Return the decision on a request; None if it is not known, or not any more."""
+
+    def recent(self, limit: int) -> Sequence[object]:
+        """Return the last decisions, the most recent first."""
+
+
+class Router(Protocol):
+    """Chooses workers for the requests to one model."""
+
+    @property
+    def decisions(self) -> RecentDecisions:
+        """The most recent decisions."""
+
+    async def place(self, asked: Asked) -> Route:
+        """Return the route of a request; it may wait for room first, no longer than the request's deadline."""
+
+    async def close(self) -> None:
+        """Stop following the workers. Routes that are open stay usable."""
+
+
+class RoutedWorkers(Protocol):
+    """The workers of one model, as a router follows them."""
+
+    def instance_ids(self) -> list[int]:
+        """Those that are alive, in ascending order."""
+
+    def runtime_config(self, instance_id: int) -> Mapping[str, object]:
+        """What the worker's model card says of it; empty if nothing."""

@@ -1,0 +1,63 @@
+"""The simulated worker as a service of an SDK graph."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tests.sdk.world import World
+
+from dynamo._core.address import MODEL_CARDS
+from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo.llm._model_card import ModelCard
+from dynamo.mocker import MockerWorker
+from dynamo.sdk import service
+
+
+@service(dynamo={"namespace": "zoo"})
+class Pretender(MockerWorker):
+    """Behaves like a worker with a model."""
+
+
+@pytest.fixture(autouse=True)
+def _configured(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    section = {"model-path": str(tiny_model), "model-name": "mock", "block-size": 16, "speedup-ratio": 0}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"Pretender": section}))
+
+
+async def test_a_service_with_this_base_answers_and_says_what_was_cached() -> None:
+    request = {"model": "mock", "token_ids": list(range(40)), "stop_conditions": {"max_tokens": 2}}
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        await world.run(Pretender)
+        for cached in ({}, {"cached_tokens": 32}):
+            *_, last = await world.call(Pretender, "generate", request)
+            assert isinstance(last, dict)
+            assert last["finish_reason"] == "length"
+            assert last["completion_usage"]["prompt_tokens_details"] == cached
+
+
+async def test_its_card_says_how_large_its_cache_is() -> None:
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        discovery = (await world.join()).discovery
+        await world.run(Pretender)
+        (found,) = (await discovery.get_prefix(MODEL_CARDS)).values()
+        card = ModelCard.from_json(found)
+    assert (card.display_name, card.kv_cache_block_size) == ("mock", 16)
+    assert card.runtime_config["total_kv_blocks"] == 16384
+
+
+async def test_what_is_no_request_is_an_invalid_argument() -> None:
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        await world.run(Pretender)
+        with pytest.raises(InvalidArgument, match="token_ids"):
+            await world.call(Pretender, "generate", {"model": "mock", "token_ids": "five"})
+
+
+def test_settings_that_make_no_sense_are_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="block_size=0"):
+        MockerWorker("model", block_size=0)
