@@ -17,6 +17,7 @@ from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown, InvalidArgument, Overloaded
 from dynamo.echo import EchoEngine
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
+from dynamo.mocker import MockerConfig, MockerEngine
 from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel, load_model
 
@@ -47,7 +48,7 @@ def loaded(path: Path) -> LoadedModel:
     return load_model(str(path), device="cpu", dtype="float32", max_context_length=CONTEXT_LENGTH)
 
 
-@pytest_asyncio.fixture(params=["echo", "transformers"])
+@pytest_asyncio.fixture(params=["echo", "mocker", "transformers"])
 async def start(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[StartEngine]:
     """Start an engine with so many places; it is closed after the test."""
     async with AsyncExitStack() as stack:
@@ -56,6 +57,9 @@ async def start(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterat
             engine: OwnedEngine
             if request.param == "echo":
                 engine = EchoEngine(max_num_seqs=max_num_seqs, max_context_length=CONTEXT_LENGTH)
+            elif request.param == "mocker":
+                config = MockerConfig(max_num_seqs=max_num_seqs, max_context_length=CONTEXT_LENGTH, speedup_ratio=0)
+                engine = MockerEngine(config)
             else:
                 engine = TransformersEngine(loaded(tiny_model), max_num_seqs=max_num_seqs)
             stack.push_async_callback(engine.close)

@@ -5,9 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 from dynamo._core.context import Context
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
@@ -15,6 +25,23 @@ from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel, load_model
 
 CONTEXT_LENGTH = 512
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "initializer_range": 0.3,
+}
+ARCHITECTURES: dict[str, PreTrainedConfig] = {
+    "absolute positions": GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3),
+    "no positions": BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3),
+    "sliding window": MistralConfig(**SMALL, intermediate_size=64, num_key_value_heads=1, sliding_window=16),
+    "some layers slide": Gemma3TextConfig(
+        **SMALL, intermediate_size=64, num_key_value_heads=1, head_dim=16, sliding_window=16
+    ),
+    "biases": Qwen2Config(**SMALL, intermediate_size=64, num_key_value_heads=2),
+}
 
 
 @functools.cache

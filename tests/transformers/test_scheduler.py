@@ -12,8 +12,10 @@ from tests.transformers.models import random_model
 from transformers import Qwen2Config
 
 from dynamo.transformers._loading import LoadedModel
+from dynamo.transformers._prefix_cache import PrefixCache
+from dynamo.transformers._row import Row, Step
 from dynamo.transformers._sampling import Sampler, Warp
-from dynamo.transformers._scheduler import Row, Scheduler, Step
+from dynamo.transformers._scheduler import Scheduler
 
 CONFIG = Qwen2Config(
     vocab_size=300,
@@ -42,7 +44,11 @@ def make_scheduler(
     model: LoadedModel, *, max_num_seqs: int = 8, kv_cells_max: int = 10**6, prefill_tokens_max: int = 2048
 ) -> Scheduler:
     return Scheduler(
-        model.model, max_num_seqs=max_num_seqs, kv_cells_max=kv_cells_max, prefill_tokens_max=prefill_tokens_max
+        model.model,
+        max_num_seqs=max_num_seqs,
+        kv_cells_max=kv_cells_max,
+        prefixes=PrefixCache(0, 16),
+        prefill_tokens_max=prefill_tokens_max,
     )
 
 

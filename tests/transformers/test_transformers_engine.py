@@ -6,43 +6,25 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 import torch
-from tests.transformers.models import answer, generated_by_the_library, loaded, random_model, read, request
-from transformers import (
-    BloomConfig,
-    Gemma3TextConfig,
-    GPT2Config,
-    MambaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
+from tests.transformers.models import (
+    ARCHITECTURES,
+    answer,
+    generated_by_the_library,
+    loaded,
+    random_model,
+    read,
+    request,
 )
+from transformers import MambaConfig
 
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument
 from dynamo.llm import SamplingOptions, StopConditions
 from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "initializer_range": 0.3,
-}
-ARCHITECTURES: dict[str, PreTrainedConfig] = {
-    "absolute positions": GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3),
-    "no positions": BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3),
-    "sliding window": MistralConfig(**SMALL, intermediate_size=64, num_key_value_heads=1, sliding_window=16),
-    "some layers slide": Gemma3TextConfig(
-        **SMALL, intermediate_size=64, num_key_value_heads=1, head_dim=16, sliding_window=16
-    ),
-    "biases": Qwen2Config(**SMALL, intermediate_size=64, num_key_value_heads=2),
-}
 
 
 def prompts(count: int, vocab_size: int, longest: int = 60) -> list[list[int]]:

@@ -15,17 +15,22 @@ import logging
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument, Overloaded
+from dynamo.llm._kv_events import KvEventSink
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
+from dynamo.transformers._stats import EngineStats
 from dynamo.transformers._stream import OutputStream
+from dynamo.transformers._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from dynamo.transformers._loading import LoadedModel
-    from dynamo.transformers._scheduler import Row, Step
+    from dynamo.transformers._row import Row, Step
 
 MAX_NUM_SEQS = 32
 #: Requests that wait for a place, per place; more are refused as `Overloaded`.
@@ -35,8 +40,6 @@ CLOSE_TIMEOUT_S = 60.0
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 class TransformersEngine:
     """Serves one model. Made by `start`, or by `load` in a thread; ended by `close`.
@@ -44,6 +47,11 @@ class TransformersEngine:
     At most `max_num_seqs` requests run at a time. On a CPU it computes with `num_threads` threads; without
     a number, with all cores but one. Greedy output of a request is what the model gives
     for it alone, up to the rounding of the dtype; so is seeded sampling.
+
+    Unless `enable_prefix_caching` is off, what requests have computed is kept in `num_kv_blocks` blocks of
+    `kv_cache_block_size` tokens (without a number, as many as a quarter of the memory for keys and values holds), and
+    a request that begins in the same way computes the rest only. `kv_event_sink` hears of every block that is kept or
+    goes; it is called in the engine's thread.
     """
 
     def __init__(
@@ -53,8 +61,14 @@ class TransformersEngine:
         max_num_seqs: int = MAX_NUM_SEQS,
         num_threads: int | None = None,
         seed: int | None = None,
+        enable_prefix_caching: bool = True,
+        num_kv_blocks: int | None = None,
+        kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
+        kv_event_sink: KvEventSink | None = None,
     ) -> None:
-        from dynamo.transformers._scheduler import Scheduler
+        from dynamo.transformers._block_budget import num_kv_blocks as num_blocks_of
+        from dynamo.transformers._prefix_cache import PrefixCache
+        from dynamo.transformers._scheduler import PREFILL_TOKENS_MAX, Scheduler
 
         if max_num_seqs < 1:
             raise ConfigError(f"max_num_seqs={max_num_seqs} must be 1 or more")
@@ -66,8 +80,22 @@ class TransformersEngine:
         # Seeds for the requests that bring none.
         self._seeds = random.Random(seed)
         self._thread = threading.Thread(target=self._run, name="dynamo-transformers", daemon=True)
-        # Only the thread touches the scheduler, but for its two counts.
-        self._scheduler = Scheduler(loaded.model, max_num_seqs=max_num_seqs, kv_cells_max=loaded.kv_cells_max)
+        num_blocks = num_blocks_of(loaded, kv_cache_block_size, num_kv_blocks) if enable_prefix_caching else 0
+        num_cells = loaded.kv_cells_max - num_blocks * kv_cache_block_size
+        self._block_size = kv_cache_block_size
+        self._runtime_config: dict[str, object] = {
+            # Without a prefix cache, how much the requests that run may have.
+            "total_kv_blocks": num_blocks or max(1, num_cells // kv_cache_block_size),
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": PREFILL_TOKENS_MAX,
+            "data_parallel_size": 1,
+            "kv_events": bool(num_blocks) and kv_event_sink is not None,
+        }
+        # Only the thread touches these two, but for what is counted.
+        self._prefixes = PrefixCache(num_blocks, kv_cache_block_size, kv_event_sink)
+        self._scheduler = Scheduler(
+            loaded.model, max_num_seqs=max_num_seqs, kv_cells_max=num_cells, prefixes=self._prefixes
+        )
         # Shared with the thread, under the lock: what is new, and whether to end.
         self._changed = threading.Condition()
         self._inbox: list[Row] = []
@@ -89,6 +117,10 @@ class TransformersEngine:
         max_context_length: int | None = None,
         num_threads: int | None = None,
         seed: int | None = None,
+        enable_prefix_caching: bool = True,
+        num_kv_blocks: int | None = None,
+        kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
+        kv_event_sink: KvEventSink | None = None,
     ) -> TransformersEngine:
         """Load a model from a directory or, by its name, from the hub. Blocks until it is ready."""
         try:
@@ -98,8 +130,19 @@ class TransformersEngine:
                 f"the transformers engine needs the package {error.name}: pip install 'dynamo-serve[transformers]'"
             ) from error
         loaded = load_model(model_path, device=device, dtype=dtype, max_context_length=max_context_length)
-        log.info("transformers engine: %s", loaded)
-        return cls(loaded, max_num_seqs=max_num_seqs, num_threads=num_threads, seed=seed)
+        engine = cls(
+            loaded,
+            max_num_seqs=max_num_seqs,
+            num_threads=num_threads,
+            seed=seed,
+            enable_prefix_caching=enable_prefix_caching,
+            num_kv_blocks=num_kv_blocks,
+            kv_cache_block_size=kv_cache_block_size,
+            kv_event_sink=kv_event_sink,
+        )
+        blocks = f"{engine.stats().kv_total_blocks:,} blocks of {kv_cache_block_size}"
+        log.info("transformers engine: %s, %s of them in the prefix cache", loaded, blocks)
+        return engine
 
     @classmethod
     async def start(
@@ -112,9 +155,13 @@ class TransformersEngine:
         max_context_length: int | None = None,
         num_threads: int | None = None,
         seed: int | None = None,
+        enable_prefix_caching: bool = True,
+        num_kv_blocks: int | None = None,
+        kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
+        kv_event_sink: KvEventSink | None = None,
     ) -> TransformersEngine:
         """Do what `load` does without holding the event loop."""
-        return await _in_daemon_thread(
+        return await in_daemon_thread(
             partial(
                 cls.load,
                 model_path,
@@ -124,6 +171,10 @@ class TransformersEngine:
                 max_context_length=max_context_length,
                 num_threads=num_threads,
                 seed=seed,
+                enable_prefix_caching=enable_prefix_caching,
+                num_kv_blocks=num_kv_blocks,
+                kv_cache_block_size=kv_cache_block_size,
+                kv_event_sink=kv_event_sink,
             )
         )
 
@@ -133,12 +184,33 @@ class TransformersEngine:
         return self._loaded.max_context_length
 
     @property
+    def kv_cache_block_size(self) -> int:
+        """Tokens in one block of the prefix cache."""
+        return self._block_size
+
+    @property
+    def runtime_config(self) -> dict[str, object]:
+        """What its model card tells routers."""
+        return dict(self._runtime_config)
+
+    @property
     def num_requests_running(self) -> int:
         return self._scheduler.num_running
 
     @property
     def num_requests_waiting(self) -> int:
         return self._scheduler.num_waiting + len(self._inbox)
+
+    def stats(self) -> EngineStats:
+        """Return how it is now, and what it has done."""
+        return EngineStats(
+            num_requests_running=self.num_requests_running,
+            num_requests_waiting=self.num_requests_waiting,
+            kv_cache_usage_perc=self._scheduler.kv_cache_usage,
+            kv_total_blocks=self._prefixes.num_blocks,
+            kv_cached_blocks=self._prefixes.num_kept,
+            **asdict(self._scheduler.counts),
+        )
 
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
         """Yield the request's tokens as they come. The last output has the reason and the usage."""
@@ -190,8 +262,8 @@ class TransformersEngine:
 
     def _row(self, request: PreprocessedRequest) -> Row:
         """Check a request, and make it what the scheduler works with."""
+        from dynamo.transformers._row import Row
         from dynamo.transformers._sampling import Sampler
-        from dynamo.transformers._scheduler import Row
 
         token_ids, stop = request.token_ids, request.stop_conditions
         room = self.max_context_length - len(token_ids)
@@ -240,6 +312,7 @@ class TransformersEngine:
             if step.choice is None:
                 stream.fail(partial(DynamoError, "the model's output for this request was not a number"))
             else:
+                stream.num_cached_tokens = step.row.num_cached_tokens
                 stream.put(step.choice.token_id, step.finish_reason, step.choice.log_prob, step.choice.top)
 
     def _fail(self, failure: Callable[[], EngineShutdown]) -> None:
@@ -292,29 +365,3 @@ def _engine_failed(cause: BaseException) -> EngineShutdown:
     failure = EngineShutdown(f"the engine failed: {type(cause).__name__}: {cause}")
     failure.__cause__ = cause
     return failure
-
-
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run `work` beside the loop. If the process ends before it is done, the process does not wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(cast("T", result))
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, name="dynamo-transformers-load", daemon=True).start()
-    return await done

@@ -74,6 +74,20 @@ class RowsLayer(CacheLayerMixin):
         self.start = self.end - widened
         self.num_rows += len(lengths)
 
+    def open(self, keys: torch.Tensor, values: torch.Tensor, num_rows: int, num_columns: int) -> None:
+        """Begin with so many rows and columns of zeros, whose heads are like those of `keys` and `values`."""
+        assert not self.is_initialized
+        self._make_room(keys, values, rows=num_rows, right=num_columns)
+        self.num_rows = num_rows
+        self.end += num_columns
+
+    def columns(self, row: int, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return some columns of a row, `[heads, columns, dim]`, to read or to write; those in use begin with 0."""
+        assert self.keys is not None
+        assert self.values is not None
+        begin, end = self.start + begin, self.start + end
+        return self.keys[row, :, begin:end], self.values[row, :, begin:end]
+
     def remove(self, row: int, width: int) -> None:
         """Move the last row into the place of `row`; the rows that are left need `width` columns."""
         if not self.is_initialized:
@@ -142,23 +156,24 @@ class RowsCache(Cache):
     @property
     def width(self) -> int:
         """The number of columns in use."""
-        return max((layer.get_seq_length() for layer in self._rows_layers()), default=0)
+        return max((layer.get_seq_length() for layer in self.rows_layers()), default=0)
 
     def absorb(self, other: RowsCache, lengths: Sequence[int]) -> None:
         """Append the rows of `other`, whose last `lengths[row]` columns are not padding."""
-        for mine, theirs in zip(self._rows_layers(), other._rows_layers(), strict=True):
+        for mine, theirs in zip(self.rows_layers(), other.rows_layers(), strict=True):
             mine.absorb(theirs, lengths)
 
     def remove(self, row: int, width: int) -> None:
         """Move the last row into the place of `row`; the rows that are left need `width` columns."""
-        for layer in self._rows_layers():
+        for layer in self.rows_layers():
             layer.remove(row, width)
 
     def cell_bytes(self) -> int:
         """Return the bytes that one token of one row takes in all layers; known after a first forward."""
-        return sum(layer.cell_bytes() for layer in self._rows_layers())
+        return sum(layer.cell_bytes() for layer in self.rows_layers())
 
-    def _rows_layers(self) -> list[RowsLayer]:
+    def rows_layers(self) -> list[RowsLayer]:
+        """Return the layers that keep keys and values."""
         return [layer for layer in self.layers if isinstance(layer, RowsLayer)]
 
 

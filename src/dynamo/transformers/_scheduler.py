@@ -7,6 +7,9 @@ stalls behind it. Requests join and leave between any two passes.
 The KV cache has a budget in cells: rows times columns. When the running requests outgrow it, the
 youngest goes back to the front of the queue and is prefilled again later, with what it has generated.
 
+What is found in the prefix cache is copied in before a prefill begins, which then reads the rest only. It is one
+rectangle for all of its rows: a row of which less is to be read than of another computes some of what was found again.
+
 Nothing here knows of threads or of asyncio; a single thread calls it.
 """
 
@@ -15,65 +18,26 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dynamo.llm._messages import FinishReason
 from dynamo.transformers._kv_cache import RowsCache
-from dynamo.transformers._sampling import Choice, Sampler, Turn, choose
+from dynamo.transformers._prefix_cache import PrefixCache
+from dynamo.transformers._row import Row, Step
+from dynamo.transformers._sampling import choose
 
 T = TypeVar("T")
 
 #: Tokens of one prefill pass, padding included.
 PREFILL_TOKENS_MAX = 2048
+#: Cells of a prefill of several rows: until they have joined those that run, it is beyond the cache's budget.
+PREFILL_CELLS_MAX = 8 * PREFILL_TOKENS_MAX
 #: A request joins others only while this much of the cache's budget stays free, so that it is not
 #: sent back at once.
 FREE_SHARE_TO_JOIN = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One request, and how far it has come."""
-
-    token_ids: list[int]
-    sampler: Sampler
-    max_tokens: int
-    min_tokens: int = 0
-    stop_token_ids: frozenset[int] = frozenset()
-    #: Set by whoever no longer wants the request; it then leaves before the next pass.
-    is_cancelled: bool = False
-    num_prompt_tokens: int = field(init=False)
-    arrival: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self.num_prompt_tokens = len(self.token_ids)
-
-    @property
-    def num_generated(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
-
-    def turn(self) -> Turn:
-        is_too_early = self.num_generated < self.min_tokens
-        return Turn(self.sampler, self.token_ids, tuple(self.stop_token_ids) if is_too_early else ())
-
-    def accept(self, choice: Choice) -> FinishReason | None:
-        """Take a token, and return why the request is done, if it is."""
-        self.token_ids.append(choice.token_id)
-        if choice.token_id in self.stop_token_ids:
-            return "stop"
-        return "length" if self.num_generated >= self.max_tokens else None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one pass gave one request; no choice: the model's output for it was not a number."""
-
-    row: Row
-    choice: Choice | None
-    finish_reason: FinishReason | None
 
 
 @dataclass(slots=True)
@@ -85,6 +49,18 @@ class _Prefill:
     cache: RowsCache
 
 
+@dataclass(slots=True)
+class Counts:
+    """What was done since the start; the names are those of vLLM's metrics."""
+
+    #: Tokens that were looked for in the prefix cache, and found.
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    num_preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+
+
 class Scheduler:
     """Runs requests through a model."""
 
@@ -94,13 +70,17 @@ class Scheduler:
         *,
         max_num_seqs: int,
         kv_cells_max: int,
+        prefixes: PrefixCache,
         prefill_tokens_max: int = PREFILL_TOKENS_MAX,
+        prefill_cells_max: int = PREFILL_CELLS_MAX,
     ) -> None:
         self._model = model
         self._config: PreTrainedConfig = model.config
         self._max_num_seqs = max_num_seqs
         self._kv_cells_max = kv_cells_max
+        self._prefixes = prefixes
         self._prefill_tokens_max = prefill_tokens_max
+        self._prefill_cells_max = prefill_cells_max
         accepted = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in accepted
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -111,6 +91,7 @@ class Scheduler:
         self._cache = RowsCache(self._config)
         self._num_arrived = 0
         self._decoded_last = False
+        self.counts = Counts()
 
     @property
     def num_waiting(self) -> int:
@@ -119,6 +100,11 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running) + (len(self._prefill.rows) if self._prefill else 0)
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """How much of the cache's budget the requests have that run, from 0 to 1."""
+        return min(1.0, len(self._running) * self._cache.width / self._kv_cells_max)
 
     def add(self, row: Row) -> None:
         """Let a request wait for its turn."""
@@ -153,17 +139,39 @@ class Scheduler:
     def _begin_prefill(self) -> None:
         """Take from the queue, in order, as many requests as there is place for."""
         rows: list[Row] = []
-        width = 0
+        width = num_columns = 0
         while self._waiting and len(self._running) + len(rows) < self._max_num_seqs:
-            widened = max(width, len(self._waiting[0].token_ids))
-            if rows and widened * (len(rows) + 1) > self._prefill_tokens_max:
-                break
+            row = self._waiting[0]
+            widened = max(width, len(row.token_ids))
             if (rows or self._running) and not self._may_join(len(rows) + 1, widened):
                 break
+            num_found = self._prefixes.num_found(row)
+            lengthened = max(num_columns, len(row.token_ids) - num_found)
+            if rows and not self._may_be_read_with(rows, row, num_found, widened, lengthened):
+                break
+            self._count_begun(row, num_found)
             rows.append(self._waiting.popleft())
-            width = widened
+            width, num_columns = widened, lengthened
         if rows:
             self._prefill = _Prefill(rows, width, RowsCache(self._config))
+            if num_columns < width:
+                self._prefixes.load(rows, width, width - num_columns, self._prefill.cache)
+
+    def _may_be_read_with(self, rows: Sequence[Row], row: Row, num_found: int, width: int, num_columns: int) -> bool:
+        """Whether a row may join a prefill, which then is `width` wide and has so many columns to read."""
+        num_rows = len(rows) + 1
+        if num_columns * num_rows > self._prefill_tokens_max or width * num_rows > self._prefill_cells_max:
+            return False
+        # What the others are about to compute, it waits for.
+        return not self._prefixes.will_be_found(row, num_found, rows)
+
+    def _count_begun(self, row: Row, num_found: int) -> None:
+        if self._prefixes.num_blocks:
+            self.counts.prefix_cache_queries += len(row.token_ids)
+            self.counts.prefix_cache_hits += num_found
+        if row.num_cached_tokens is None:
+            row.num_cached_tokens = num_found
+            self.counts.prompt_tokens += row.num_prompt_tokens
 
     def _may_join(self, num_rows: int, width: int) -> bool:
         cells = (len(self._running) + num_rows) * max(width, self._cache.width + 1)
@@ -182,7 +190,11 @@ class Scheduler:
         if end < prefill.width:
             return []
         lengths = [len(row.token_ids) for row in prefill.rows]
-        steps = _choose(logits, prefill.rows)
+        steps = self._choose(logits, prefill.rows)
+        for index, step in enumerate(steps):
+            # Of a row that gave no number, keys and values may be none either.
+            if step.choice is not None:
+                self._prefixes.keep(step.row, lengths[index], prefill.cache, index)
         for index in reversed(range(len(steps))):
             if steps[index].finish_reason is not None:
                 _remove_from_prefill(prefill, index)
@@ -201,10 +213,10 @@ class Scheduler:
         # The last token of a row is the input now: it is not in the cache yet.
         pads = [width - (len(row.token_ids) - 1) for row in rows]
         logits = self._forward(self._cache, [[row.token_ids[-1]] for row in rows], pads)
-        steps = _choose(logits, rows)
+        steps = self._choose(logits, rows)
         for index in reversed(range(len(steps))):
             if steps[index].finish_reason is not None:
-                self._leave(index)
+                self._leave(index, is_sound=steps[index].choice is not None)
         return steps
 
     def _send_back_what_does_not_fit(self) -> None:
@@ -213,13 +225,17 @@ class Scheduler:
             row = self._running[youngest]
             self._leave(youngest)
             self._waiting.appendleft(row)
+            self.counts.num_preemptions += 1
 
     def _fits(self) -> bool:
         prefill_rows, prefill_width = (len(self._prefill.rows), self._prefill.width) if self._prefill else (0, 0)
         width = max(prefill_width, self._cache.width + 1)
         return (len(self._running) + prefill_rows) * width <= self._kv_cells_max
 
-    def _leave(self, index: int) -> None:
+    def _leave(self, index: int, *, is_sound: bool = True) -> None:
+        if is_sound:
+            row = self._running[index]
+            self._prefixes.keep(row, len(row.token_ids) - 1, self._cache, index)
         _take_out(self._running, index)
         self._cache.remove(index, max((len(row.token_ids) - 1 for row in self._running), default=0))
 
@@ -242,13 +258,13 @@ class Scheduler:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-
-def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[Step]:
-    choices = choose(logits, [row.turn() for row in rows])
-    return [
-        Step(row, choice, "error" if choice is None else row.accept(choice))
-        for row, choice in zip(rows, choices, strict=True)
-    ]
+    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[Step]:
+        choices = choose(logits, [row.turn() for row in rows])
+        self.counts.generation_tokens += sum(choice is not None for choice in choices)
+        return [
+            Step(row, choice, "error" if choice is None else row.accept(choice))
+            for row, choice in zip(rows, choices, strict=True)
+        ]
 
 
 def _remove_from_prefill(prefill: _Prefill, index: int) -> None:

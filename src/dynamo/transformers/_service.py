@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from dynamo._core.context import Context
-from dynamo.llm import EngineOutput
+from dynamo.llm import EngineOutput, KvPublisher
 from dynamo.llm._fetch import default_model_name, fetch_llm
-from dynamo.llm._model_card import MIGRATION_LIMIT
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT
 from dynamo.llm._served_model import ServedModel
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
+from dynamo.transformers._stats import EngineMetrics
 
 
 class TransformersWorker:
@@ -33,6 +34,9 @@ class TransformersWorker:
         context_length: int | None = None,
         num_threads: int | None = None,
         seed: int | None = None,
+        enable_prefix_caching: bool = True,
+        num_kv_blocks: int | None = None,
+        kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
         migration_limit: int = MIGRATION_LIMIT,
     ) -> None:
         self.model_path = model_path
@@ -43,6 +47,9 @@ class TransformersWorker:
         self.context_length = context_length
         self.num_threads = num_threads
         self.seed = seed
+        self.enable_prefix_caching = enable_prefix_caching
+        self.num_kv_blocks = num_kv_blocks
+        self.kv_cache_block_size = kv_cache_block_size
         self.migration_limit = migration_limit
         self._model: ServedModel | None = None
 
@@ -50,6 +57,8 @@ class TransformersWorker:
     async def start_engine(self) -> None:
         """Load the model, and tell the frontends about it."""
         path = await fetch_llm(self.model_path)
+        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
+        sink = KvPublisher(endpoint, kv_block_size=self.kv_cache_block_size) if self.enable_prefix_caching else None
         engine = await TransformersEngine.start(
             str(path),
             device=self.device,
@@ -58,9 +67,13 @@ class TransformersWorker:
             max_context_length=self.context_length,
             num_threads=self.num_threads,
             seed=self.seed,
+            enable_prefix_caching=self.enable_prefix_caching,
+            num_kv_blocks=self.num_kv_blocks,
+            kv_cache_block_size=self.kv_cache_block_size,
+            kv_event_sink=sink,
         )
-        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
         name = self.model_name or default_model_name(self.model_path)
+        endpoint.runtime.metrics.add(EngineMetrics(engine, name, endpoint.lease_id()))
         self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
 
     @dynamo_endpoint()

@@ -6,18 +6,22 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from dynamo._core.errors import DynamoError
-from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, TopLogprob
+from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, PromptTokensDetails, TopLogprob
 
 
 class OutputStream:
     """Joins what nobody has read yet into one output, so that it never holds more than one.
 
-    It ends once: with a finish reason or with a failure. What comes later is dropped.
+    It ends once: with a finish reason or with a failure. What comes later is dropped. The first output and the
+    last have the usage: what was cached is known from the start, and not every answer is read to its end.
     """
 
     def __init__(self, num_prompt_tokens: int) -> None:
         self._num_prompt_tokens = num_prompt_tokens
         self._num_tokens = 0
+        #: How much of the prompt was in the prefix cache; None: it has not begun.
+        self.num_cached_tokens: int | None = None
+        self._is_first = True
         self._pending: EngineOutput | None = None
         self._failure: Callable[[], DynamoError] | None = None
         self._has_ended = False
@@ -30,6 +34,9 @@ class OutputStream:
             await self._reader
         output, self._pending = self._pending, None
         if output is not None:
+            if self._is_first:
+                output.completion_usage = self._usage()
+                self._is_first = False
             return output
         assert self._failure is not None
         raise self._failure()
@@ -80,8 +87,13 @@ class OutputStream:
     def _finish(self, output: EngineOutput, reason: FinishReason) -> None:
         self._has_ended = True
         output.finish_reason = reason
-        output.completion_usage = CompletionUsage(
+        output.completion_usage = self._usage()
+
+    def _usage(self) -> CompletionUsage:
+        cached = self.num_cached_tokens
+        return CompletionUsage(
             prompt_tokens=self._num_prompt_tokens,
             completion_tokens=self._num_tokens,
             total_tokens=self._num_prompt_tokens + self._num_tokens,
+            prompt_tokens_details=None if cached is None else PromptTokensDetails(cached_tokens=cached),
         )
