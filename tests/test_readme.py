@@ -57,7 +57,7 @@ def test_the_second_command_is_what_runs_this() -> None:
 
 def test_the_environment_is_where_the_scripts_make_it() -> None:
     assert ACTIVATE.strip() == ". .venv/bin/activate"
-    assert '"$python" -m venv --clear .venv' in (ROOT / "scripts" / "_setup").read_text()
+    assert "make_venv .venv\n" in (ROOT / "scripts" / "_setup").read_text()
 
 
 async def test_one_process_chats(tmp_path: Path, tiny_model: Path) -> None:
