@@ -17,7 +17,11 @@ LAYERS = {
     "_internal": 3.5,
     "echo": 4,
     "frontend": 4,
+    "mocker": 4,
     "transformers": 4,
+    "vllm": 4,
+    # A cluster in one process: of the components it needs the simulated engine, and none needs it.
+    "replay": 4.5,
     "cli": 5,
 }
 

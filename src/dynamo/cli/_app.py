@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from dynamo.cli._env import env
+from dynamo.cli._explain import explain
+from dynamo.cli._replay import replay
+from dynamo.cli._route import PassedOnCommand, route
 from dynamo.cli._run import run
 from dynamo.cli._serve import OverridableCommand, serve
 
@@ -21,6 +24,9 @@ app = typer.Typer(
 )
 app.command("serve", cls=OverridableCommand)(serve)
 app.command("run")(run)
+app.command("route", cls=PassedOnCommand)(route)
+app.command("explain")(explain)
+app.command("replay")(replay)
 app.command("env")(env)
 
 
