@@ -10,14 +10,25 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import chat, depends, follow, machine, rpc, serve, startup
+from benchmarks import chat, depends, follow, hash, index, machine, replay, route, rpc, serve, startup
 from benchmarks.children import BenchmarkFailed
 from benchmarks.peer import PEER_VERSION, installed_peer
 from benchmarks.systems import ours
 
-_BENCHMARKS = {"rpc": rpc, "http": chat, "startup": startup, "depends": depends, "serve": serve, "follow": follow}
+_BENCHMARKS = {
+    "rpc": rpc,
+    "http": chat,
+    "startup": startup,
+    "depends": depends,
+    "serve": serve,
+    "follow": follow,
+    "hash": hash,
+    "index": index,
+    "route": route,
+    "replay": replay,
+}
 #: These measure what the published system does not have.
-_WITHOUT_PEER = ("depends", "serve", "follow")
+_WITHOUT_PEER = ("depends", "serve", "follow", "route", "replay")
 _QUICK = {"window_s": 0.2, "runs": 1, "concurrency": [1, 4]}
 
 
@@ -66,7 +77,11 @@ _WHAT = (
     "startup: import time, time to the first answer, idle memory. "
     "depends: a call from one service to another, beside a call of a bare client. "
     "serve: how soon `dynamo serve` has a graph of ten services ready, and has it ended after Ctrl-C. "
-    "follow: CPU and memory of a client that follows 1,000 instances which join and leave."
+    "follow: CPU and memory of a client that follows 1,000 instances which join and leave. "
+    "hash: block hashes of prompts of 1k, 8k and 128k tokens, in lists and in arrays. "
+    "index: which of 64 workers holds which prefix of a million blocks. "
+    "route: a decision of the KV router, from the tokens of a prompt to one of 64 workers. "
+    "replay: how long requests wait with each routing policy, on a virtual clock."
 )
 _EPILOG = "Figures are medians with [smallest-largest]; call differences below 1.5x ties on a shared machine."
 _started = time.monotonic()

@@ -37,6 +37,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("startup", "worker joins: serve to first answer, ms"),
         ("serve", "chain of 10"),
         ("follow", "file"),
+        ("hash", "8k tokens, list"),
+        ("index", "shared: find 512 blocks, p50 us"),
+        ("route", "8k tokens, list"),
     ],
 )
 def test_a_quick_run_prints_a_table(benchmark: str, row: str) -> None:
@@ -52,6 +55,14 @@ def test_calls_through_depends_are_measured_beside_those_of_a_bare_client() -> N
     for workload in ("unary", "stream 128", "unary, models", "stream 128, models"):
         for way in ("depends", "bare client"):
             assert [row for row in rows if row.startswith(f"| {workload} ") and f" {way} |" in row]
+
+
+def test_a_replay_measures_every_policy_on_every_trace() -> None:
+    rows = bench("replay", "--quick").splitlines()
+
+    for workload in ("conversation", "toolagent", "no-reuse", "shared-system-prompt"):
+        for policy in ("kv", "kv, long prompts", "oracle, long prompts", "most-cached", "least-loaded", "round-robin"):
+            assert [row for row in rows if row.startswith(f"| {workload} ") and f" {policy} |" in row]
 
 
 def test_what_the_published_system_does_not_have_is_not_compared_with_it() -> None:
