@@ -15,9 +15,12 @@ from typer.models import ArgumentInfo, OptionInfo
 
 import dynamo.echo.__main__ as echo
 import dynamo.frontend.__main__ as frontend
+import dynamo.mocker.__main__ as mocker
 import dynamo.transformers.__main__ as transformers
+import dynamo.vllm.__main__ as vllm
 from dynamo.cli import _app, _llmctl_app
 from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._route.config import RouteConfig
 from dynamo.runtime._settings import Option, Settings, options_of
 
 PAGE = Path(__file__).with_name("cli.md")
@@ -35,8 +38,12 @@ complete their subcommands and options, and `--show-completion`, which prints th
 _MODULES: dict[ModuleType, type[Settings]] = {
     frontend: FrontendConfig,
     transformers: transformers.TransformersOptions,
+    vllm: vllm.VllmOptions,
+    mocker: mocker.MockerOptions,
     echo: echo.EchoOptions,
 }
+#: Subcommands whose options are settings.
+_SETTINGS: dict[str, type[Settings]] = {"dynamo route": RouteConfig}
 _VALUES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
@@ -130,6 +137,7 @@ def _command(command: Callable[..., object], path: str) -> str:
             *_head(path, usage, _paragraphs(inspect.getdoc(command))),
             *_table(("Argument", "", "Meaning"), rows),
             *_options(parameters),
+            *(_settings(_SETTINGS[path]) if path in _SETTINGS else []),
         ]
     )
 
@@ -139,9 +147,13 @@ def _module(module: ModuleType, settings: type[Settings]) -> str:
     package = module.__name__.removesuffix(".__main__")
     about = _paragraphs((inspect.getdoc(module) or "").partition(": ")[2])
     usage = [f"{one.flag} {one.placeholder()}" for one in options_of(settings) if one.is_required]
-    rows = [_row(one) for one in options_of(settings) if not one.is_secret]
     head = _head(f"python -m {package}", " ".join([*usage, "[OPTIONS]"]), [_capital(about[0])])
-    return "\n".join([*head, *_table(("Option", "Default", "Variable", "Meaning"), rows)])
+    return "\n".join([*head, *_settings(settings)])
+
+
+def _settings(settings: type[Settings]) -> list[str]:
+    rows = [_row(one) for one in options_of(settings) if not one.is_secret]
+    return list(_table(("Option", "Default", "Variable", "Meaning"), rows))
 
 
 def _row(one: Option) -> tuple[str, ...]:

@@ -23,15 +23,20 @@ from tests.cli.commands import make_scripts
 from tests.cli.serving import environment_of
 from tests.examples.test_llm import free_port
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 40.0
 
 #: Ports as pages name them; each is replaced by one that is free.
 PORT = re.compile(r"\b(?:80\d\d|90\d\d|2379|2380|4222)\b")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$|^(## [^\n]*)$", re.DOTALL | re.MULTILINE)
 _NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
-_SERVES = re.compile(r"(?:\w+=\S+ )*(?:dynamo serve|python -m dynamo\.|etcd |nats-server )")
+_SERVES = re.compile(
+    r"(?:\w+=\S+ )*(?:dynamo serve|dynamo route |python -m dynamo\.|python -m uvicorn |etcd |nats-server )"
+)
 _FAILURE = re.compile(r"^error: ", re.MULTILINE)
-_READY = re.compile(r"ready in|listening on|ready to serve client requests|Server is ready")
+_READY = re.compile(
+    r"ready in|listening on|serving the model |Uvicorn running on|ready to serve client requests|Server is ready"
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "project"
         self._folder.mkdir()
+        # Some pages are for those who have the repository.
+        (self._folder / "examples").symlink_to(ROOT / "examples")
         scripts = make_scripts(folder / "bin")
         self._environment = environment_of(folder / "discovery") | {
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",

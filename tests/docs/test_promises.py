@@ -18,7 +18,7 @@ def defined() -> set[str]:
     return {name for path in (ROOT / "tests").rglob("test_*.py") for name in _DEFINED.findall(path.read_text())}
 
 
-@pytest.mark.parametrize("page", ["fault-tolerance.md"])
+@pytest.mark.parametrize("page", ["fault-tolerance.md", "kv-routing.md"])
 def test_the_tests_that_a_page_names_exist(page: str, defined: set[str]) -> None:
     text = (ROOT / "docs" / page).read_text()
     assert _NAMED.search(text)

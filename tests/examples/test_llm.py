@@ -23,9 +23,11 @@ MESSAGE: ChatCompletionUserMessageParam = {"role": "user", "content": "Count to 
 
 
 @asynccontextmanager
-async def graph(tmp_path: Path, model: Path) -> AsyncIterator[tuple[Serving, openai.AsyncOpenAI]]:
-    """The graph of the README on a free port, and a client of it."""
-    [arguments] = readme_commands(EXAMPLE, "dynamo serve")
+async def graph(
+    tmp_path: Path, model: Path, name: str = "graphs.agg:Frontend"
+) -> AsyncIterator[tuple[Serving, openai.AsyncOpenAI]]:
+    """A graph of the README on a free port, and a client of it."""
+    [arguments] = [one for one in readme_commands(EXAMPLE, "dynamo serve") if name in one]
     port = free_port()
     overrides = [f"--Worker.model_path={model}", "--Worker.model_name=tiny-model", f"--Frontend.http_port={port}"]
     async with await Serving.start(
@@ -89,6 +91,26 @@ async def test_the_streams_of_a_worker_that_is_killed_go_on_and_the_next_request
             await stream.close()
         for _ in range(3):
             assert [chunk async for chunk in await open_stream(client, 4)][-1].choices[0].finish_reason == "length"
+
+
+async def test_with_the_kv_router_a_prompt_that_repeats_goes_where_it_is_cached(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    async with graph(tmp_path, tiny_model, "graphs.agg_router:Frontend") as (_, client):
+        workers, predicted = [], 0
+        async with asyncio.timeout(DEADLINE_S):
+            while not predicted:
+                whole = await client.chat.completions.create(
+                    model="tiny-model", messages=[MESSAGE], max_tokens=2, extra_body={"nvext": {"explain": True}}
+                )
+                assert whole.model_extra is not None
+                [decision] = whole.model_extra["nvext"]["explain"]["decisions"]
+                workers.append(decision["worker_id"])
+                predicted = decision["predicted_cached_tokens"]
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens_details is not None
+        assert whole.usage.prompt_tokens_details.cached_tokens == predicted
+        assert workers[-1] in workers[:-1]
 
 
 async def read_on(stream: openai.AsyncStream[ChatCompletionChunk]) -> None:
