@@ -24,9 +24,9 @@ from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, Invali
 from dynamo.llm._kv_events import KvEventSink
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
+from dynamo.runtime._daemon_thread import in_daemon_thread
 from dynamo.transformers._stats import EngineStats
 from dynamo.transformers._stream import OutputStream
-from dynamo.transformers._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from dynamo.transformers._loading import LoadedModel
@@ -175,7 +175,8 @@ class TransformersEngine:
                 num_kv_blocks=num_kv_blocks,
                 kv_cache_block_size=kv_cache_block_size,
                 kv_event_sink=kv_event_sink,
-            )
+            ),
+            name="dynamo-transformers-load",
         )
 
     @property

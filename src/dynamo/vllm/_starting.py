@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import multiprocessing
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from dynamo._core.errors import ConfigError
 from dynamo.llm import KvPublisher
 from dynamo.runtime import Endpoint
+from dynamo.runtime._daemon_thread import in_daemon_thread
 from dynamo.vllm._engine import VllmEngine
 from dynamo.vllm._guard import kill_children
 from dynamo.vllm._metrics import VllmMetrics
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from dynamo.vllm._vllm import VllmCore
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 async def start_vllm(
@@ -52,7 +48,7 @@ async def start_vllm(
 
         children = multiprocessing.active_children()
         try:
-            core = await _in_daemon_thread(load)
+            core = await in_daemon_thread(load, name="dynamo-vllm-load")
         except BaseException:
             kill_children(but=children)
             raise
@@ -110,29 +106,3 @@ def _missing(error: ImportError) -> ConfigError:
     if (error.name or "").partition(".")[0] == "vllm":
         return ConfigError("the vLLM engine needs the package vllm: pip install vllm")
     return ConfigError(f"vllm cannot be imported: {error}")
-
-
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run `work` beside the loop. If the process ends before it is done, the process does not wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(cast("T", result))
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, name="dynamo-vllm-load", daemon=True).start()
-    return await done

@@ -1,4 +1,4 @@
-"""Work that blocks, beside the event loop."""
+"""Work that takes long and blocks, beside the event loop: loading a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 
 
-async def in_daemon_thread(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T], *, name: str) -> T:
     """Run `work` beside the loop. If the process ends before it is done, the process does not wait for it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -33,5 +33,5 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=run, name="dynamo-transformers-load", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return await done
