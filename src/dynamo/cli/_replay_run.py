@@ -18,7 +18,7 @@ from dynamo.cli._main import INTERRUPTED
 from dynamo.llm import KvRouterConfig
 from dynamo.replay import Replay, ReplayConfig, Report, TracedRequest, read_policies, read_trace, synthetic_trace
 from dynamo.replay._page import COLUMNS, Column, about, best_of, milliseconds, write_report
-from dynamo.runtime._process import settle
+from dynamo.runtime._process import failed, settle
 from dynamo.runtime._settings import USAGE
 from dynamo.runtime._system import PORT_VARIABLE
 
@@ -65,9 +65,9 @@ def run_replay(wanted: Wanted, config: ReplayConfig) -> int:
             write_report(report, path)
             print(f"report: {path}")
     except ConfigError as error:
-        return _failed(error, USAGE)
+        return failed(error, USAGE)
     except DynamoError as error:
-        return _failed(error, 1)
+        return failed(error, 1)
     return status
 
 
@@ -85,11 +85,6 @@ def _requests(wanted: Wanted, seed: int) -> list[TracedRequest]:
     if wanted.synthetic is not None:
         return synthetic_trace(wanted.synthetic, wanted.num_requests, seed)
     return read_trace(wanted.traces, block_size=wanted.trace_block_size)
-
-
-def _failed(error: DynamoError, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return status
 
 
 class _Shown:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Coroutine, Mapping, Sequence
 
 from dynamo._core.errors import ConfigError, DynamoError
@@ -13,6 +12,7 @@ from dynamo.cli._run_options import RunOptions, refuse_useless
 from dynamo.cli._run_outputs import Answering, EngineHere, WorkersElsewhere
 from dynamo.cli._run_words import Batch, Http, Input, Local, Output, Text, WorkerAt, WrongUsage, parse_words
 from dynamo.runtime._logging import LEVEL_VARIABLE, set_up_logging
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE
 
 FAILED = 1
@@ -33,11 +33,11 @@ def start(words: Sequence[str], options: RunOptions) -> int:
         answering = _answering(answers, options, environ)
         work = _work(asks, answering, options, environ)
     except ConfigError as error:
-        return _failed(error, USAGE)
+        return failed(error, USAGE)
     try:
         return _run(work)
     except DynamoError as error:
-        return _failed(error, USAGE if isinstance(error, WrongUsage) else FAILED)
+        return failed(error, USAGE if isinstance(error, WrongUsage) else FAILED)
 
 
 def _answering(answers: Output, options: RunOptions, environ: Mapping[str, str]) -> Answering:
@@ -71,8 +71,3 @@ def _run(work: Coroutine[object, object, int]) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(work)
-
-
-def _failed(error: DynamoError, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return status

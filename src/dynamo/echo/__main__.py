@@ -12,6 +12,7 @@ from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._worker import StartEngine, run_engine_worker
 from dynamo.llm._worker_options import WorkerOptions
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE, option, read_settings
 
 
@@ -45,8 +46,7 @@ def main(arguments: list[str]) -> int:
         )
         start = start_engine(options)
     except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USAGE
+        return failed(error, USAGE)
     return run_engine_worker(options, start, needs_weights=False)
 
 

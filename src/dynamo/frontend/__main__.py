@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import sys
 
@@ -12,10 +10,11 @@ import uvloop
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
+from dynamo.frontend._until_shutdown import say, serve_until_shutdown
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._health import HealthKind
 from dynamo.runtime._logging import set_up_logging
-from dynamo.runtime._process import settle
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE, read_settings
 from dynamo.runtime._signals import ending_on_signals
 
@@ -32,27 +31,14 @@ async def run(config: FrontendConfig) -> None:
 
 async def _serve(config: FrontendConfig, runtime: DistributedRuntime) -> None:
     server = FrontendServer(config)
-    _say(f"listening on {await server.start(runtime)}")
+    say(f"listening on {await server.start(runtime)}")
     runtime.set_health_status(ready=True)
     runtime.health.add(HealthKind.READINESS, "frontend", server.is_ready)
-    settle()
-    announcing = asyncio.create_task(_announce(server))
-    try:
-        await runtime.wait_for_shutdown()
-        _say(f"shutting down; running requests get up to {config.drain_s:g} s")
-    finally:
-        announcing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await announcing
-        await server.stop()
 
+    async def ready() -> str:
+        return f"serving {', '.join(await server.wait_ready())}"
 
-async def _announce(server: FrontendServer) -> None:
-    _say(f"ready: serving {', '.join(await server.wait_ready())}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    await serve_until_shutdown(server, runtime, drain_s=config.drain_s, ready=ready)
 
 
 def main(arguments: list[str]) -> int:
@@ -67,17 +53,12 @@ def main(arguments: list[str]) -> int:
         )
         set_up_logging(os.environ)
     except ConfigError as error:
-        return _failed(error, USAGE)
+        return failed(error, USAGE)
     try:
         uvloop.run(run(config))
     except DynamoError as error:
-        return _failed(error, 1)
+        return failed(error, 1)
     return 0
-
-
-def _failed(error: DynamoError, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return status
 
 
 if __name__ == "__main__":

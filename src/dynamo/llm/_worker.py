@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -28,7 +27,7 @@ from dynamo.llm._register import register_llm, serve_engine, unregister_llm
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import DistributedRuntime, Endpoint
 from dynamo.runtime._logging import set_up_logging
-from dynamo.runtime._process import settle
+from dynamo.runtime._process import failed, settle
 from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
 
@@ -99,18 +98,13 @@ def run_engine_workers(
     try:
         set_up_logging(os.environ)
     except ConfigError as error:
-        return _failed(error, USAGE)
+        return failed(error, USAGE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_work(options, start_engine, needs_weights, num_workers))
     except DynamoError as error:
-        return _failed(error, 1)
+        return failed(error, 1)
     return 0
-
-
-def _failed(error: DynamoError, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return status
 
 
 def read_request(value: object) -> PreprocessedRequest:

@@ -24,6 +24,7 @@ from dynamo.mocker._engine import MockerEngine
 from dynamo.mocker._metrics import MockerMetrics
 from dynamo.mocker._starting import kv_publishers, start_mocker
 from dynamo.runtime import Endpoint
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE, option, read_settings
 
 NUM_WORKERS_MAX = 1024
@@ -79,8 +80,7 @@ def main(arguments: list[str]) -> int:
         )
         start = start_engine(options)
     except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USAGE
+        return failed(error, USAGE)
     return run_engine_workers(options, start, needs_weights=False, num_workers=options.num_workers)
 
 

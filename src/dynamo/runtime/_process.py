@@ -1,8 +1,11 @@
-"""What a process does once it has started and its work begins."""
+"""What a process does when its work begins, and when it has failed."""
 
 from __future__ import annotations
 
 import gc
+import sys
+
+from dynamo._core.errors import DynamoError
 
 #: Young objects between two collections, and how many of those between deeper ones.
 GC_THRESHOLDS = (20_000, 50, 100)
@@ -17,3 +20,9 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def failed(error: DynamoError, status: int) -> int:
+    """Say in one line what is wrong; return the exit status."""
+    sys.stderr.write(f"error: {error}\n")
+    return status

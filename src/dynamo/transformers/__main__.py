@@ -15,6 +15,7 @@ from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
 from dynamo.llm._worker import StartEngine, StartEngineAt, run_engine_workers
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import Endpoint
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE, option, read_settings
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
 from dynamo.transformers._stats import EngineMetrics
@@ -54,8 +55,7 @@ def main(arguments: list[str]) -> int:
             description="Serve a causal language model with Hugging Face transformers, on CPU or GPU.",
         )
     except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USAGE
+        return failed(error, USAGE)
     return run_engine_workers(options, start_engine_at(options))
 
 

@@ -12,6 +12,7 @@ from dynamo.llm._fetch import default_model_name
 from dynamo.llm._worker import StartEngineAt, run_engine_workers
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import Endpoint
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE, read_settings
 from dynamo.vllm._arguments import split_arguments
 from dynamo.vllm._engine import VllmEngine
@@ -37,8 +38,7 @@ def main(arguments: list[str]) -> int:
             return 0
         options = read_settings(VllmOptions, ours, os.environ, prog="python -m dynamo.vllm", description=DESCRIPTION)
     except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USAGE
+        return failed(error, USAGE)
     return run_engine_workers(options, start_engine(options, engines))
 
 

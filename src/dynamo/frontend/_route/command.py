@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,9 +10,10 @@ import uvloop
 
 from dynamo._core.errors import ConfigError, DynamoError, NotFound
 from dynamo.frontend._route.config import RouteConfig, read_config
+from dynamo.frontend._until_shutdown import say, serve_until_shutdown
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._logging import set_up_logging
-from dynamo.runtime._process import settle
+from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
 
@@ -29,13 +27,13 @@ def main(arguments: Sequence[str]) -> int:
         config = read_config(arguments, os.environ)
         set_up_logging(os.environ)
     except ConfigError as error:
-        return _failed(error, USAGE)
+        return failed(error, USAGE)
     try:
         uvloop.run(run(config))
     except NotFound as error:
-        return _failed(error, USAGE)  # the directory of the model
+        return failed(error, USAGE)  # the directory of the model
     except DynamoError as error:
-        return _failed(error, 1)
+        return failed(error, 1)
     return 0
 
 
@@ -50,17 +48,14 @@ async def run(config: RouteConfig) -> None:
 
 async def _serve(config: RouteConfig, runtime: DistributedRuntime) -> None:
     server = _server(config)
-    _say(f"listening on {await server.start(runtime)}")
-    settle()
-    announcing = asyncio.create_task(_announce(server))
-    try:
-        await runtime.wait_for_shutdown()
-        _say(f"shutting down; running requests get up to {config.drain_s:g} s")
-    finally:
-        announcing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await announcing
-        await server.stop()
+    say(f"listening on {await server.start(runtime)}")
+
+    async def ready() -> str:
+        models = await server.wait_ready()
+        num_well = sum(one.is_well for one in server.backends)
+        return f"{num_well} of {len(server.backends)} backends answer, and list {', '.join(models) or 'no model'}"
+
+    await serve_until_shutdown(server, runtime, drain_s=config.drain_s, ready=ready)
 
 
 def _server(config: RouteConfig) -> RouteServer:
@@ -69,18 +64,3 @@ def _server(config: RouteConfig) -> RouteServer:
     except ModuleNotFoundError as error:
         raise ConfigError(f"dynamo route needs {error.name}: install dynamo-serve[route]") from error
     return RouteServer(config)
-
-
-async def _announce(server: RouteServer) -> None:
-    models = await server.wait_ready()
-    num_well = sum(one.is_well for one in server.backends)
-    _say(f"ready: {num_well} of {len(server.backends)} backends answer, and list {', '.join(models) or 'no model'}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _failed(error: DynamoError, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return status
