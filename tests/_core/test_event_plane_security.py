@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -214,6 +218,51 @@ async def test_nats_refuses_who_has_no_certificate_and_is_refused_if_nobody_vouc
         with pytest.raises((CannotConnect, ConfigError), match="DYN_EVENT_PLANE"):
             async with asyncio.timeout(DEADLINE_S):
                 await NatsEventPlane.connect(url, settings)
+
+
+async def test_a_connection_to_nats_that_breaks_while_it_is_given_up_is_told_as_one_that_cannot_be_made(
+    tmp_path: Path,
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    environ = {"NATS_TLS_CA": str(tmp_path / "ca.pem")}
+    with NotNats(authority) as url:
+        for _ in range(5):
+            with pytest.raises((CannotConnect, ConfigError), match="DYN_EVENT_PLANE"):
+                async with asyncio.timeout(DEADLINE_S):
+                    await NatsEventPlane.connect(url, environ)
+
+
+class NotNats:
+    """A server that speaks TLS as NATS does, and in its answer something else: whoever reads it finds TLS broken."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(self._tls)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                bare, _ = self._listener.accept()
+            except OSError:
+                return  # closed: the test is over
+            with bare, contextlib.suppress(OSError):
+                bare.settimeout(DEADLINE_S)
+                bare.sendall(b'INFO {"tls_required":true,"max_payload":1048576}\r\n')
+                with self._tls.wrap_socket(bare.dup(), server_side=True) as speaking:
+                    speaking.recv(1024)
+                    bare.sendall(b"this is not TLS\r\n" * 4)
 
 
 async def test_a_tls_file_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class NatsServers:
             link.last_error = error
         finally:
             if not link.is_made:
+                link.is_given_up = True
                 connecting.cancel()
                 await asyncio.wait([connecting])
                 await _close_client(client)
@@ -150,6 +151,7 @@ class _Link:
         self._client = client
         self._on_given_up = on_given_up
         self.is_made = False
+        self.is_given_up = False
         self.last_error: Exception | None = None
         self._num_forbidden = 0
 
@@ -157,6 +159,8 @@ class _Link:
         logger.debug("NATS at %s: %r", self.names, error)
         if _FORBIDDEN in str(error):
             self._note_forbidden(error)
+        if self.is_given_up:
+            return  # what is heard while it is closed, as of a TLS alert that came late, is not the reason for it
         self.last_error = error
         if not self.is_made and (_is_refusal(error) or self._is_nobody_there(error)):
             raise error  # which ends the attempt to connect; it would go on for ever
@@ -257,6 +261,10 @@ async def _close_client(client: Client) -> None:
                 await client.close()
         except TimeoutError:
             logger.warning("NATS did not take our last bytes within %g s; closed without", CLOSE_TIMEOUT_S)
+        except OSError as error:
+            logger.debug("the connection to NATS broke while it was closed: %r", error)
+            if client._transport is not None:
+                client._transport.close()  # type: ignore[no-untyped-call]
         connecting = client._reconnection_task
         if connecting is not None and not connecting.done():
             connecting.cancel()
