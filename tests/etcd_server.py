@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 from asyncio.subprocess import DEVNULL, Process
@@ -15,8 +14,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.free_port import free_port
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 class EtcdServer:
@@ -160,10 +160,3 @@ def etcd_binary() -> str:
         complain = pytest.fail if os.environ.get("CI") else pytest.skip
         complain("etcd is not installed; on Debian: apt-get install etcd-server etcd-client")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 class NatsServer:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 from tests.cli.serving import DEADLINE_S, Serving, environment_of
-from tests.examples.test_llm import free_port
+from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

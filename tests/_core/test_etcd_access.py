@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 import trustme
 from tests._core.etcd_watching import degraded, next_change, until, watching, well
-from tests.etcd_server import EtcdServer, etcd, free_port
+from tests.etcd_server import EtcdServer, etcd
+from tests.free_port import free_port
 
 from dynamo._core.discovery import Put
 from dynamo._core.discovery._etcd_gateway import CALL_TIMEOUT_S, FIRST_CALL_TIMEOUT_S, Credentials

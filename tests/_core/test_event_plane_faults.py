@@ -14,7 +14,7 @@ import pytest
 from nats.aio.client import Client
 from tests._core.event_planes import Opened, opened, raw_publisher, running
 from tests.conformance.event_plane import DEADLINE_S, meet, read, read_payloads, read_until
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 from tests.nats_server import nats_server
 
 from dynamo._core.address import event_channel_key, nats_subject

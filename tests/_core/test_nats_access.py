@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from tests.conformance.event_plane import DEADLINE_S, meet
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 from tests.nats_server import nats_server
 
 from dynamo._core._nats import NatsServers

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-DEADLINE_S = 40.0
+DEADLINE_S = 90.0
 CTRL_C = b"\x03"
 CTRL_D = b"\x04"
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, environment_of
+from tests.free_port import free_port
 
 from dynamo.runtime import DistributedRuntime
 
@@ -92,9 +92,7 @@ async def test_workers_run_in_the_working_directory_whose_modules_they_import(
 
 
 async def test_the_variables_of_the_options_say_the_same(serve: Serve, project: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     serving = await serve(
         "places.py",
         "--dry-run",

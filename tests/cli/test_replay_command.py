@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dynamo.cli._app import app
 
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 SMALL = ("--num-requests", "12", "--num-workers", "2")
 
 run = CliRunner()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import typer
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of
+from tests.free_port import free_port
 
 from dynamo.cli._serve import OverridableCommand, split_overrides
 from dynamo.runtime import DistributedRuntime
@@ -106,12 +107,6 @@ def graph(tmp_path: Path) -> Path:
     file = tmp_path / "graph.py"
     file.write_text(GRAPH + ADMIN)
     return file
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # The command line.

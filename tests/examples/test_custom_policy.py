@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 from tests.cli.serving import DEADLINE_S, Serving, environment_of, readme_commands
-from tests.examples.test_llm import free_port
+from tests.free_port import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_policy"
 

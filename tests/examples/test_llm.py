@@ -17,6 +17,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessageParam
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of, environment_of, readme_commands
+from tests.free_port import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llm"
 MESSAGE: ChatCompletionUserMessageParam = {"role": "user", "content": "Count to a thousand, slowly."}
@@ -38,12 +39,6 @@ async def graph(
             base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S
         ) as client:
             yield serving, client
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def open_stream(client: openai.AsyncOpenAI, max_tokens: int) -> openai.AsyncStream[ChatCompletionChunk]:

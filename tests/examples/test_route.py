@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.examples.test_llm import free_port
+from tests.free_port import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "route"
 README = (EXAMPLE / "README.md").read_text()

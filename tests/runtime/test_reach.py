@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 from tests.nats_server import nats_server
 
 from dynamo._core.discovery.memory import MemoryDiscovery

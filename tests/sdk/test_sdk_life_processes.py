@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.cli.serving import DEADLINE_S, Serving, environment_of
+from tests.free_port import free_port
 
 from dynamo.runtime import DistributedRuntime
 
@@ -275,6 +275,4 @@ async def test_a_system_server_that_others_reach_needs_permission(start: Start) 
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    return free_port()

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import httpx
 import msgspec
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 from tests.system.fault_proxy import FaultProxy, fault_proxy
 from tests.system.programs import DEADLINE_S, POLL_S, Program, environment_of
 from tests.system.streams import MODEL, Answer, OnChunk, ask, client_of

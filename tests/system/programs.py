@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
-DEADLINE_S = 40.0
+DEADLINE_S = 90.0
 POLL_S = 0.01
 #: The lines that are kept of one process.
 LINES_MAX = 20_000

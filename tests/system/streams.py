@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import msgspec
 
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 MODEL = "oracle"
 _DONE = "[DONE]"
 

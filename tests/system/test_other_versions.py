@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.etcd_server import free_port
+from tests.free_port import free_port
 from tests.system.cluster import Cluster, Worker
 from tests.system.exact import assert_exact
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.examples.test_llm import free_port
+from tests.free_port import free_port
 from tests.system.programs import Program, environment_of
 from tests.vllm.real.cases import MODEL_NAME, prompt
 from tests.vllm.real.scene import BLOCK_SIZE, CONTEXT_LENGTH, FRUGAL, MAX_NUM_SEQS, NUM_BLOCKS, START_S
