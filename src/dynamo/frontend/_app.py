@@ -16,8 +16,7 @@ from starlette.types import Receive, Scope, Send
 from dynamo._core.discovery import DiscoveryStatus
 from dynamo._core.errors import DynamoError
 from dynamo.frontend._active import ActiveRequests
-from dynamo.frontend._errors import HttpError, body_of, headers_of, status_of
-from dynamo.frontend._explain import decisions_on, recent_decisions
+from dynamo.frontend._common_routes import CommonRoutes, error_response, no_route
 from dynamo.frontend._openai_routes import GenerateRoute, Models
 from dynamo.llm._openai import ChatRequest, CompletionRequest
 from dynamo.runtime._metrics import Expose
@@ -39,7 +38,6 @@ class FrontendApp:
         expose: Expose | None,
     ) -> None:
         self.active = active
-        self._expose = expose
         self._discovery = discovery
         self._models = models
         self._generate = {
@@ -48,15 +46,13 @@ class FrontendApp:
                 CompletionRequest, models, active, body_size_bytes_max=body_size_bytes_max
             ),
         }
+        common = CommonRoutes(models, expose)
         self._others = Starlette(
             routes=[
                 Route("/v1/models", self._list_models),
                 Route("/v1/models/{model:path}", self._show_model),
-                Route("/v1/explain", self._explain_recent),
-                Route("/v1/explain/{request_id}", self._explain),
                 Route("/health", self._health),
-                Route("/live", self._live),
-                *([] if expose is None else [Route("/metrics", self._metrics)]),
+                *common.routes(),
             ],
             exception_handlers={HTTPException: no_route},
         )
@@ -82,22 +78,6 @@ class FrontendApp:
     def _model(self, name: str) -> dict[str, str | int]:
         return {"id": name, "object": "model", "created": self._models.created_s(name), "owned_by": "dynamo"}
 
-    async def _explain(self, request: Request) -> Response:
-        try:
-            return Response(
-                decisions_on(self._models, str(request.path_params["request_id"])), media_type="application/json"
-            )
-        except DynamoError as error:
-            return error_response(error)
-
-    async def _explain_recent(self, request: Request) -> Response:
-        try:
-            return Response(
-                recent_decisions(self._models, request.query_params.get("limit", "20")), media_type="application/json"
-            )
-        except DynamoError as error:
-            return error_response(error)
-
     async def _health(self, _: Request) -> Response:
         """Ready means that a request could be answered now; a discovery that is away changes nothing in that.
 
@@ -119,14 +99,6 @@ class FrontendApp:
             body["passed_over"] = passed_over
         return JSONResponse(body, status_code=200 if status == well else 503)
 
-    async def _live(self, _: Request) -> Response:
-        return JSONResponse({"status": "live"})
-
-    async def _metrics(self, request: Request) -> Response:
-        assert self._expose is not None, "or there were no such route"
-        body, content_type = self._expose(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
-
 
 def create_app(
     models: Models,
@@ -147,18 +119,3 @@ def create_app(
         discovery=discovery or DiscoveryStatus(),
         expose=expose,
     )
-
-
-async def no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        message = f"{request.url.path} does not take {request.method}"
-        return error_response(HttpError(405, "method_not_allowed", message, allow=allow))
-    message = f"Route not found: {request.method} {request.url.path}"
-    return error_response(HttpError(error.status_code, "not_found", message))
-
-
-def error_response(error: DynamoError) -> Response:
-    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-    return Response(body_of(error), status_of(error), headers, "application/json")

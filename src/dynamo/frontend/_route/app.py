@@ -11,10 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from dynamo._core.errors import DynamoError, NotFound
+from dynamo._core.errors import NotFound
 from dynamo.frontend._active import ActiveRequests
-from dynamo.frontend._app import error_response, no_route
-from dynamo.frontend._explain import decisions_on, recent_decisions
+from dynamo.frontend._common_routes import CommonRoutes, error_response, no_route
 from dynamo.frontend._route.attempts import Attempts
 from dynamo.frontend._route.backends import Backend, Backends
 from dynamo.frontend._route.pass_route import PassRoute
@@ -43,20 +42,17 @@ class RouteApp:
         self.active = active
         self._backends = backends
         self._router = router
-        self._expose = expose
         self._passed_on = {
             path: PassRoute(path, active, router, prompts, attempts, body_size_bytes_max=body_size_bytes_max)
             for path in PASSED_ON
         }
+        common = CommonRoutes(router, expose)
         self._others = Starlette(
             routes=[
                 Route("/v1/models", self._list_models),
                 Route("/v1/models/{model:path}", self._show_model),
-                Route("/v1/explain", self._explain_recent),
-                Route("/v1/explain/{request_id}", self._explain),
                 Route("/health", self._health),
-                Route("/live", self._live),
-                Route("/metrics", self._metrics),
+                *common.routes(),
             ],
             exception_handlers={HTTPException: no_route},
         )
@@ -80,18 +76,6 @@ class RouteApp:
                 NotFound(f"no backend lists the model {name[:128]!r}", code="model_not_found", param="model")
             )
         return JSONResponse(about)
-
-    async def _explain(self, request: Request) -> Response:
-        try:
-            return _json(decisions_on(self._router, str(request.path_params["request_id"])))
-        except DynamoError as error:
-            return error_response(error)
-
-    async def _explain_recent(self, request: Request) -> Response:
-        try:
-            return _json(recent_decisions(self._router, request.query_params.get("limit", "20")))
-        except DynamoError as error:
-            return error_response(error)
 
     async def _health(self, _: Request) -> Response:
         """Ready means that a server answers; without one it says what is wrong with each."""
@@ -119,14 +103,3 @@ class RouteApp:
             # None: nothing was heard of it, and what was sent there counts.
             shown["kv_blocks"] = self._router.events.num_blocks(backend.id)
         return shown
-
-    async def _live(self, _: Request) -> Response:
-        return JSONResponse({"status": "live"})
-
-    async def _metrics(self, request: Request) -> Response:
-        body, content_type = self._expose(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
