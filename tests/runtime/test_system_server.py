@@ -90,6 +90,13 @@ async def test_without_a_port_there_is_no_system_server() -> None:
         assert runtime.system_url is None
 
 
+async def test_a_runtime_may_go_without_it_whatever_is_set(runtime: DistributedRuntime) -> None:
+    other = DistributedRuntime(discovery="memory:", request_plane="inproc:", system_server=False)
+    async with other as second:
+        assert runtime.system_url is not None
+        assert second.system_url is None
+
+
 async def test_an_address_that_others_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYN_SYSTEM_PORT", "0")
     monkeypatch.setenv("DYN_SYSTEM_HOST", "0.0.0.0")

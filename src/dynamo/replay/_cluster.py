@@ -104,8 +104,9 @@ class Cluster:
         events = InprocEventPlane(self._bus, random=rng)
         stack.push_async_callback(events.close)
         runtime = DistributedRuntime(
-            discovery=self._discovery, request_plane=self._requests, event_plane=events, work_queue="embedded:", rng=rng
-        )
+            discovery=self._discovery, request_plane=self._requests, event_plane=events, work_queue="embedded:",
+            rng=rng, system_server=False,
+        )  # fmt: skip
         return await stack.enter_async_context(runtime)
 
 

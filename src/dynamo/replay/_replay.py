@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,6 @@ from dynamo.replay._drive import Driver
 from dynamo.replay._figures import Figures, Goals, figures_of
 from dynamo.replay._policies import Policy
 from dynamo.replay._trace import TracedRequest, TraceStats, trace_stats
-from dynamo.runtime._system import PORT_VARIABLE, system_settings
 
 WORKERS_MAX = 1024
 #: Nobody looks at single tokens here, and a step that hands none over is quicker.
@@ -81,12 +79,6 @@ class Replay:
     """One replay. `report` says what there is, also while it runs and after it was interrupted."""
 
     def __init__(self, requests: Sequence[TracedRequest], policies: Sequence[Policy], config: ReplayConfig) -> None:
-        if system_settings(os.environ) is not None:
-            raise ConfigError(
-                f"a replay is many workers that listen nowhere, and {PORT_VARIABLE} or its kin asks each for a system "
-                f"server: set {PORT_VARIABLE}=-1",
-                setting=PORT_VARIABLE,
-            )
         longest = max(request.input_length + request.output_length for request in requests)
         if longest > config.engine.max_context_length:
             raise InvalidArgument(

@@ -58,7 +58,8 @@ class DistributedRuntime:
     without them the environment (`DYN_DISCOVERY`, `DYN_REQUEST_PLANE`, `DYN_EVENT_PLANE`, `DYN_WORK_QUEUE`) says,
     and without that the processes of one user on one host find each other. Events and work queues are opened when
     they are first used. Leaving unregisters and drains what is served, then ends the lease. With
-    `DYN_SYSTEM_PORT` set, a system server tells of its health and its counters from entry to exit.
+    `DYN_SYSTEM_PORT` set, a system server tells of its health and its counters from entry to exit; not of a runtime
+    with `system_server=False`, such as one of several in a process.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class DistributedRuntime:
         event_plane: str | EventPlane | None = None,
         work_queue: str | None = None,
         rng: random.Random | None = None,
+        system_server: bool = True,
     ) -> None:
         self._discovery_at = discovery if discovery is not None else discovery_url_from_env(os.environ)
         self._requests_at = (
@@ -81,6 +83,7 @@ class DistributedRuntime:
         )
         self._queues_at = work_queue_url_from_env(os.environ, work_queue)
         self.rng = rng or random.Random()
+        self._may_have_system_server = system_server
         self._discovery: Discovery | None = None
         self._requests: RequestPlane | None = None
         self._lease: Lease | None = None
@@ -106,7 +109,7 @@ class DistributedRuntime:
         if isinstance(self._events_at, str):
             check_event_plane_url(self._events_at)  # now, and not when something is first to be said
         check_work_queue_url(self._queues_at)
-        settings = system_settings(os.environ)
+        settings = system_settings(os.environ) if self._may_have_system_server else None
         try:
             if settings is not None:  # first, so that it can tell of a start that takes long
                 self._system = SystemServer(self, settings)
