@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 from dynamo._core._prefix_names import U64s
 
-#: Longer runs cost more to split and to search for a name, shorter ones more steps along a long prompt.
+#: Longer runs cost more to split and to search for a name, shorter ones more steps along a long prompt. See also
+#: `_OWN_NAMES_MAX` of the tree.
 RUN_BLOCKS_MAX = 512
 
 

@@ -19,6 +19,9 @@ from dynamo._core._prefix_workers import Worker, Workers
 
 #: A run that several workers hold grows for one of them only while it is short; then the others count as partial.
 _SHORT_RUN_BLOCKS = 64
+#: A run with more names that workers have for themselves is cut in halves: splitting moves half of them, a million and
+#: a half per second.
+_OWN_NAMES_MAX = 4096
 #: Runs are merged if no more workers than this become partial holders by it.
 _PARTIAL_BY_MERGE_MAX = 4
 
@@ -38,6 +41,8 @@ class PrefixTree:
         self.num_unique = 0
         #: Names that are kept besides the shared ones.
         self.num_extra = 0
+        #: The run that got too many own names last, if one did; see `thin`.
+        self.crowded: Run | None = None
 
     # Looking
 
@@ -186,6 +191,8 @@ class PrefixTree:
             run.own[worker.number] = names[:]
         self._table.add(worker.salted(names), run.id)
         self._count_own(worker, len(names))
+        if len(run.own) * len(run.tokens) > _OWN_NAMES_MAX:
+            self.crowded = run
 
     def _count_own(self, worker: Worker, change: int) -> None:
         worker.num_own += change
@@ -248,12 +255,16 @@ class PrefixTree:
             else:
                 self._unlink(run, first)
 
-    def purge(self, run: Run) -> int:
-        """Forget retired workers in a run; returns how many names of their own went."""
-        gone = run.holders() & self._workers.retired
+    def purge(self, run: Run, names_max: int) -> int:
+        """Forget retired workers in a run, one at least; once that many of their own names went, the others stay.
+
+        Returns how many names of their own went.
+        """
         before = self.num_extra
-        for number in bits(gone):
+        for number in bits(run.holders() & self._workers.retired):
             self._shorten(run, self._workers.numbered(number), 0)
+            if before - self.num_extra >= names_max:
+                break
         return before - self.num_extra
 
     def evict(self, excess: int) -> Run:
@@ -297,6 +308,15 @@ class PrefixTree:
         self._free_ids.append(run_id)
 
     # Splitting and merging. Names of the smaller part move to another run number, so a block rarely moves.
+
+    def thin(self) -> None:
+        """Cut the run that got too many own names, if one did.
+
+        It is one per event, so that no event takes long; the runs that it leaves come next time.
+        """
+        run, self.crowded = self.crowded, None
+        if run is not None and self.runs[run.id] is run and len(run.tokens) > 1:
+            self.split(run, len(run.tokens) // 2)
 
     def split(self, run: Run, at: int) -> Run:
         """Cut a run in two; it keeps the first `at` blocks. Returns the rest."""
@@ -363,15 +383,15 @@ class PrefixTree:
             return False
         if not run.own and not child.own:
             return True
+        # Half as many as there may be: what is merged now is not cut again with the next worker.
+        if len(run.own or ()) * (len(run.tokens) + len(child.tokens)) > _OWN_NAMES_MAX // 2:
+            return False
         return all(run.uses_own(number) == child.uses_own(number) for number in bits(holders))
 
     def _move(self, run: Run, run_id: int) -> None:
         """Give a run another number."""
         if run.names is not None:
-            self._table.discard(run.names, run.id)
-            self._table.add(run.names, run_id)
+            self._table.move(run.names, run.id, run_id)
         for number, own in (run.own or {}).items():
-            worker = self._workers.numbered(number)
-            self._table.discard(worker.salted(own), run.id)
-            self._table.add(worker.salted(own), run_id)
+            self._table.move(self._workers.numbered(number).salted(own), run.id, run_id)
         run.id = run_id
