@@ -16,13 +16,17 @@ from dynamo.llm._kv_events import (
     Cleared,
     KvEvent,
     Removed,
+    Stored,
     U64s,
     hashes_from_bytes,
     hashes_to_bytes,
-    stored_events,
+    removed_events,
 )
 
 _ROOT = -1
+#: What a slot is for: a block that is held, one that has gone and that something continues, or none.
+_GONE, _HELD, _FREE = 0, 1, 2
+_IS_FREE = bytes([False, False, True]).ljust(256)
 _U64 = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 
@@ -41,7 +45,7 @@ class KvBlocks:
         self._tokens: U64s = array("Q")
         self._parents = array("q")
         self._num_children = array("L")
-        self._is_held = bytearray()
+        self._states = bytearray()
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -66,31 +70,29 @@ class KvBlocks:
         return self._store(event.parent_hash, names, tokens)
 
     def events(self) -> Iterator[KvEvent]:
-        """Yield what tells all this to someone who knows nothing: as it is at the first of the events."""
-        names, tokens, parents, is_held = self._names[:], self._tokens[:], self._parents[:], self._is_held[:]
-        is_told = bytearray(len(names))
-        for slot in self._free:
-            is_told[slot] = True
+        """Yield what tells all this to someone who knows nothing: as it is at the first of the events.
+
+        Each takes about a millisecond to make, so that others can go on in between.
+        """
+        names, tokens, parents, states = self._names[:], self._tokens[:], self._parents[:], self._states[:]
+        is_told = states.translate(_IS_FREE)
         gone: U64s = array("Q")
+        last = len(names)
         # A block comes mostly after the one that it continues: from behind, a whole prompt is found at once.
-        for last in range(len(names) - 1, -1, -1):
-            row = []
-            slot = last
-            while slot != _ROOT and not is_told[slot]:
-                is_told[slot] = True
-                row.append(slot)
-                if not is_held[slot]:
-                    names[slot] = _unused_name(slot, self._slot_of)
-                    gone.append(names[slot])
-                slot = parents[slot]
-            if row:
-                row.reverse()
-                parent_hash = None if slot == _ROOT else names[slot]
-                yield from stored_events(
-                    parent_hash, array("Q", [names[at] for at in row]), array("Q", [tokens[at] for at in row])
-                )
-        for start in range(0, len(gone), BLOCKS_PER_EVENT_MAX):
-            yield Removed(hashes_to_bytes(gone[start : start + BLOCKS_PER_EVENT_MAX]))
+        while (last := is_told.rfind(False, 0, last)) >= 0:
+            row = _untold(last, parents, is_told)
+            parent = parents[row[0]]
+            for start in range(0, len(row), BLOCKS_PER_EVENT_MAX):
+                piece = row[start : start + BLOCKS_PER_EVENT_MAX]
+                for slot in piece:
+                    if states[slot] == _GONE:
+                        names[slot] = _unused_name(slot, self._slot_of)
+                        gone.append(names[slot])
+                its_names, its_tokens = (array("Q", map(part.__getitem__, piece)) for part in (names, tokens))
+                parent_hash = None if parent == _ROOT else names[parent]
+                yield Stored(parent_hash, hashes_to_bytes(its_names), hashes_to_bytes(its_tokens))
+                parent = piece[-1]
+        yield from removed_events(gone)
 
     @property
     def _num_slots(self) -> int:
@@ -124,7 +126,7 @@ class KvBlocks:
             return
         slots = self._free_slots(len(names))
         all_names, all_tokens, parents = self._names, self._tokens, self._parents
-        num_children, is_held = self._num_children, self._is_held
+        num_children, states = self._num_children, self._states
         if parent != _ROOT:
             num_children[parent] += 1
         for slot, name, token in zip(slots, names, tokens, strict=True):
@@ -132,7 +134,7 @@ class KvBlocks:
             all_tokens[slot] = token
             parents[slot] = parent
             num_children[slot] = 1
-            is_held[slot] = True
+            states[slot] = _HELD
             parent = slot
         num_children[parent] = 0
         self._slot_of.update(zip(names, slots, strict=True))
@@ -145,7 +147,7 @@ class KvBlocks:
             self._free += range(end, end + num_missing)
             for part in (self._names, self._tokens, self._parents, self._num_children):
                 part.frombytes(bytes(part.itemsize * num_missing))
-            self._is_held += bytes(num_missing)
+            self._states += bytes(num_missing)
         slots = sorted(self._free[-count:])
         del self._free[-count:]
         return slots
@@ -157,7 +159,7 @@ class KvBlocks:
             self._remove_one(name)
         (slot,) = self._free_slots(1)
         self._names[slot], self._tokens[slot], self._parents[slot] = name, token, parent
-        self._num_children[slot], self._is_held[slot] = 0, True
+        self._num_children[slot], self._states[slot] = 0, _HELD
         self._slot_of[name] = slot
         return slot
 
@@ -169,13 +171,26 @@ class KvBlocks:
         slot = self._slot_of.pop(name, None)
         if slot is None:
             return False
-        self._is_held[slot] = False
-        while slot != _ROOT and not self._is_held[slot] and not self._num_children[slot]:
+        self._states[slot] = _GONE
+        while slot != _ROOT and self._states[slot] == _GONE and not self._num_children[slot]:
+            self._states[slot] = _FREE
             self._free.append(slot)
             slot = self._parents[slot]
             if slot != _ROOT:
                 self._num_children[slot] -= 1
         return True
+
+
+def _untold(last: int, parents: array[int], is_told: bytearray) -> list[int]:
+    """Return a block behind those which it continues, as far as they are not told yet, and have them told."""
+    row: list[int] = []
+    slot = last
+    while slot != _ROOT and not is_told[slot]:
+        is_told[slot] = True
+        row.append(slot)
+        slot = parents[slot]
+    row.reverse()
+    return row
 
 
 def _unused_name(slot: int, taken: Container[int]) -> int:

@@ -199,6 +199,26 @@ def stored_events(parent_hash: int | None, block_hashes: U64s, tokens_hashes: U6
         parent_hash = names[-1]
 
 
+def removed_events(block_hashes: U64s) -> Iterator[Removed]:
+    """Yield what says that these blocks have gone: one event, or several if they are many."""
+    for start in range(0, len(block_hashes), BLOCKS_PER_EVENT_MAX):
+        yield Removed(hashes_to_bytes(block_hashes[start : start + BLOCKS_PER_EVENT_MAX]))
+
+
+def parts_of(event: KvEvent) -> Iterable[KvEvent]:
+    """Return an event as several of which none takes long to apply, whoever has made it."""
+    if isinstance(event, Cleared) or len(event.block_hashes) <= 8 * BLOCKS_PER_EVENT_MAX:
+        return (event,)
+    try:
+        names = hashes_from_bytes(event.block_hashes)
+        if isinstance(event, Removed):
+            return removed_events(names)
+        tokens = hashes_from_bytes(event.tokens_hashes)
+    except ValueError:
+        return (event,)  # it is malformed, and applied as such
+    return stored_events(event.parent_hash, names, tokens) if len(names) == len(tokens) else (event,)
+
+
 def read_data(data: KvCacheEventData) -> Iterator[KvEvent]:
     """Yield what an event of the other form says. Raises ValueError or TypeError for hashes that are none."""
     if data == "cleared":
@@ -213,7 +233,7 @@ def read_data(data: KvCacheEventData) -> Iterator[KvEvent]:
             to_u64s([block.tokens_hash for block in blocks]),
         )
     if data.removed:
-        yield Removed(hashes_to_bytes(to_u64s(data.removed.block_hashes)))
+        yield from removed_events(to_u64s(data.removed.block_hashes))
 
 
 def event_data(event: KvEvent) -> KvCacheEventData:

@@ -53,6 +53,10 @@ class Fault(StrEnum):
     MEDIA = "media"
 
 
+#: Those that are found where events are published, and not by who listens to them.
+OF_PUBLISHERS = frozenset({Fault.NOT_SENT, Fault.OVERFLOW})
+
+
 class Faults:
     """Counts faults of one kind of work."""
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError, NotFound, ProtocolError
 from dynamo._core.prefix_index import PrefixIndex, WorkerKey
-from dynamo.llm._kv_events import Cleared, KvEvent, KvEventBatch, apply_event, weight_of
+from dynamo.llm._kv_events import EVENT_WEIGHT, Cleared, KvEvent, KvEventBatch, apply_event, num_hashes, parts_of
 from dynamo.llm._kv_faults import Fault, Faults
 from dynamo.llm._kv_publisher import KV_EVENTS
 from dynamo.llm._kv_query import KV_QUERY, KvAnswer, KvQuery
-from dynamo.llm._kv_stream import KvStream
+from dynamo.llm._kv_stream import Forget, KvStream
 from dynamo.runtime import Client, Component, Gap, Subscription
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,12 @@ log = logging.getLogger(__name__)
 ASKED_MAX = 8
 ANSWER_TIMEOUT_S = 30.0
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0
-#: A worker whose events do not fit is asked for all of them, but no more often than this.
-DOUBT_EVERY_S = 10.0
+#: A worker whose events do not fit is asked for all of them. The pause before the next time doubles from here to there:
+#: they never fit an index that has forgotten their beginnings because it was full. After so long without such events
+#: the next one is another matter, and the pause is the short one again.
+DOUBT_S_MIN, DOUBT_S_MAX = 10.0, 600.0
+#: A worker of which two processes tell is taken from one of them by the other no more often than this.
+CONTEST_S = 60.0
 #: Others on the loop have their turn after about so much.
 HASHES_PER_TURN = 4096
 #: Ranks that one source may tell of.
@@ -43,9 +49,22 @@ class Source:
     #: Asks it what is missing.
     asking: asyncio.Task[None] | None = None
     was_asked: bool = False
-    doubt_at_s: float = 0.0
+    #: When the last of its events came that did not fit, and when it may be asked for all of them again.
+    doubted_at_s: float = -math.inf
+    doubt_at_s: float = -math.inf
+    doubt_pause_s: float = DOUBT_S_MIN
     #: Why it is not listened to; empty if it is.
     refusal: str = ""
+    #: Who applies what it says: one piece after the other, although others have their turn in between.
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass
+class Owner:
+    """Whose word counts for a worker, and from when on another one's may."""
+
+    source: Source
+    until_s: float = -math.inf
 
 
 class _RuntimeHasEnded(Exception):
@@ -66,10 +85,11 @@ class KvFollower:
         # The mutable state.
         self._client: Client | None = None
         self._sources: dict[int, Source] = {}
-        # Whose word counts for a worker: that of the source which told of it last.
-        self._owners: dict[WorkerKey, Source] = {}
+        # A source has a stream of each worker that it owns, and of no other.
+        self._owners: dict[WorkerKey, Owner] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._reclaiming: asyncio.Task[None] | None = None
+        self._work = 0
         self._progress = asyncio.Event()
         self._running = self._loop.create_task(self._run(), name=f"follow the KV events of {component.name}")
         #: Questions that were asked and answered, and the answers that told everything.
@@ -165,11 +185,17 @@ class KvFollower:
     def _leave(self, source: Source) -> None:
         if source.asking is not None:
             source.asking.cancel()
+        self._drop_all(source)
+
+    def _drop_all(self, source: Source) -> None:
+        """Forget what a source has told; what is being applied of it ends there."""
         for worker in source.streams:
             self._disown(worker, source)
+        source.streams.clear()
 
     def _disown(self, worker: WorkerKey, source: Source) -> None:
-        if self._owners.get(worker) is source:
+        owner = self._owners.get(worker)
+        if owner is not None and owner.source is source:
             del self._owners[worker]
             self._index.remove_worker(worker)
             self._reclaim_soon()
@@ -187,21 +213,24 @@ class KvFollower:
     # Events.
 
     async def _read(self, heard: Subscription[KvEventBatch]) -> None:
-        work = 0
         while items := await heard.batch():
             for item in items:
                 if isinstance(item, Gap):
                     # What it was, if it was of ours, is seen by the numbers of what comes after it.
                     self._note(Fault.GAP, item.missed or 1, "something was lost or could not be read", logging.INFO)
                     continue
-                self._take(item.payload)
-                work += weight_of(item.payload)
-                if work >= HASHES_PER_TURN:
-                    work = 0
-                    await asyncio.sleep(0)
+                await self._take(item.payload)
+                await self._worked(EVENT_WEIGHT)
         raise _RuntimeHasEnded
 
-    def _take(self, batch: KvEventBatch) -> None:
+    async def _worked(self, weight: int) -> None:
+        """Let others have their turn, if it is time."""
+        self._work += weight
+        if self._work >= HASHES_PER_TURN:
+            self._work = 0
+            await asyncio.sleep(0)
+
+    async def _take(self, batch: KvEventBatch) -> None:
         source = self._sources.get(batch.source_id)
         if source is None:
             # One that is new is asked for everything as soon as discovery tells of it; one that is gone, never.
@@ -211,52 +240,100 @@ class KvFollower:
         if source.refusal or not self._is_right(source, worker, batch.block_size):
             self._note(Fault.BLOCK_SIZE, len(batch.events), source.refusal)
             return
-        stream = self._stream(source, worker)
+        stream = self._stream(source, worker, len(batch.events))
         if stream is not None:
-            self._apply(source, stream, stream.take(batch))
+            await self._apply(source, stream, stream.take(batch))
             if stream.is_behind:
                 self._ask_soon(source)
 
-    def _stream(self, source: Source, worker: WorkerKey) -> KvStream | None:
-        """Return what is known of a worker from this source; None if it tells of too many."""
-        if worker not in source.streams:
-            if len(source.streams) >= RANKS_MAX:
-                self._note(Fault.FULL, 1, f"{source.id:x} tells of more than {RANKS_MAX} ranks")
-                return None
-            source.streams[worker] = KvStream(worker)
-        return source.streams[worker]
+    def _stream(self, source: Source, worker: WorkerKey, num_events: int) -> KvStream | None:
+        """Return what is known of a worker from this source; None if its word does not count.
 
-    def _apply(self, source: Source, stream: KvStream, events: Iterable[KvEvent]) -> None:
-        before = (stream.num_duplicates, stream.num_wrong_epoch, stream.num_missed)
-        worker, num_doubtful = stream.worker, 0
+        That may be the first time that it tells of the worker, and with events it may take it from another source.
+        """
+        if worker in source.streams:
+            return source.streams[worker]
+        if len(source.streams) >= RANKS_MAX:
+            self._note(Fault.FULL, 1, f"{source.id:x} tells of more than {RANKS_MAX} ranks")
+            return None
+        owner = self._owners.get(worker)
+        if owner is None:
+            self._owners[worker] = Owner(source)
+        elif not num_events or not self._hand_over(worker, owner, source):
+            return None
+        stream = source.streams[worker] = KvStream(worker)
+        return stream
+
+    def _hand_over(self, worker: WorkerKey, owner: Owner, to: Source) -> bool:
+        """Have the word of another source count for a worker, unless it was handed over not long ago."""
+        former, now = owner.source, self._loop.time()
+        what = f"both {former.id:x} and {to.id:x} tell of {worker.worker_id:x}/{worker.dp_rank}"
+        self._note(Fault.CONTESTED, 1, f"{what}: who spoke last counts, for {CONTEST_S:g} s")
+        if now < owner.until_s:
+            return False
+        del former.streams[worker]
+        self._owners[worker] = Owner(to, now + CONTEST_S)
+        self._index.remove_worker(worker)
+        self._reclaim_soon()
+        return True
+
+    async def _apply(self, source: Source, stream: KvStream, events: Iterable[KvEvent | Forget]) -> None:
+        async with source.turn:
+            before = (stream.num_duplicates, stream.num_wrong_epoch, stream.num_missed)
+            try:
+                num_doubtful = await self._apply_each(source, stream, events)
+            except BaseException:
+                stream.doubt()  # of an event that was cut off nobody knows how much was applied
+                raise
+            self._note(Fault.DUPLICATE, stream.num_duplicates - before[0], "events came twice", logging.DEBUG)
+            former = "events of a former start"
+            self._note(Fault.WRONG_EPOCH, stream.num_wrong_epoch - before[1], former, logging.DEBUG)
+            missing = "events are missing, and asked for"
+            self._note(Fault.MISSED, stream.num_missed - before[2], missing, logging.INFO)
+            if num_doubtful:
+                self._note_doubt(source, stream)
+            # Publishers say each second how far they are, so that it is not long after the pause.
+            if stream.is_doubtful and self._loop.time() >= source.doubt_at_s:
+                self._doubt(source, stream)
+
+    async def _apply_each(self, source: Source, stream: KvStream, events: Iterable[KvEvent | Forget]) -> int:
+        """Apply events as long as the source's word counts, and return how many blocks of them make it doubtful."""
+        num_doubtful = 0
         for event in events:
-            if self._owners.get(worker) is not source:
-                self._own(worker, source)
-            applied = apply_event(self._index, worker, event)
-            if isinstance(event, Cleared):
-                self._reclaim_soon()
-            elif applied.applied * 8 != len(event.block_hashes):
-                num_doubtful += applied.unknown_parent + applied.malformed
-                self._faults.note_unapplied(applied)
-        self._note(Fault.DUPLICATE, stream.num_duplicates - before[0], "events came twice", logging.DEBUG)
-        self._note(Fault.MISSED, stream.num_missed - before[2], "events are missing, and asked for", logging.INFO)
-        self._note(Fault.WRONG_EPOCH, stream.num_wrong_epoch - before[1], "events of a former start", logging.DEBUG)
-        if num_doubtful and self._loop.time() >= source.doubt_at_s:
-            source.doubt_at_s = self._loop.time() + DOUBT_EVERY_S
-            stream.doubt()
-            self._ask_soon(source)
+            for part in (event,) if isinstance(event, Forget) else parts_of(event):
+                # While others had their turn the worker may have become another source's, or nobody's.
+                if source.streams.get(stream.worker) is not stream:
+                    return 0
+                num_doubtful += self._apply_one(stream.worker, part)
+                await self._worked(EVENT_WEIGHT + (0 if isinstance(part, Forget) else num_hashes(part)))
+        return num_doubtful
 
-    def _own(self, worker: WorkerKey, source: Source) -> None:
-        former = self._owners.get(worker)
-        if former is not None:
-            what = (
-                f"both {former.id:x} and {source.id:x} tell of {worker.worker_id:x}/{worker.dp_rank}: the last counts"
-            )
-            self._note(Fault.CONTESTED, 1, what)
-            former.streams.pop(worker, None)
-            self._index.clear(worker)
+    def _apply_one(self, worker: WorkerKey, event: KvEvent | Forget) -> int:
+        if isinstance(event, Forget):
+            self._index.remove_worker(worker)
             self._reclaim_soon()
-        self._owners[worker] = source
+            return 0
+        applied = apply_event(self._index, worker, event)
+        if isinstance(event, Cleared):
+            self._reclaim_soon()
+            return 0
+        if applied.applied * 8 == len(event.block_hashes):
+            return 0
+        self._faults.note_unapplied(applied)
+        return applied.unknown_parent + applied.malformed
+
+    def _note_doubt(self, source: Source, stream: KvStream) -> None:
+        stream.is_doubtful, now = True, self._loop.time()
+        if now - source.doubted_at_s >= DOUBT_S_MAX:
+            source.doubt_pause_s = DOUBT_S_MIN
+        source.doubted_at_s = now
+
+    def _doubt(self, source: Source, stream: KvStream) -> None:
+        """Ask a source for everything, and not again before a pause."""
+        source.doubt_at_s = self._loop.time() + source.doubt_pause_s
+        source.doubt_pause_s = min(source.doubt_pause_s * 2, DOUBT_S_MAX)
+        stream.doubt()
+        self._ask_soon(source)
 
     def _is_right(self, source: Source, worker: WorkerKey, block_size: int) -> bool:
         if block_size == self._block_size:
@@ -266,9 +343,7 @@ class KvFollower:
             f"{self._block_size}: its events are ignored; start both with the same block size"
         )
         log.error("%s", source.refusal)
-        for other in source.streams:
-            self._disown(other, source)
-        source.streams.clear()
+        self._drop_all(source)
         return False
 
     # Questions.
@@ -307,14 +382,15 @@ class KvFollower:
         for stream in source.streams.values():
             stream.ask()
         asked, told = list(source.streams), set[WorkerKey]()
-        async with await self._client.direct(KvQuery(known), source.id, item_type=KvAnswer) as parts:
+        context = Context(f"{KV_QUERY}-{self._runtime.rng.getrandbits(64):016x}")
+        async with await self._client.direct(KvQuery(known), source.id, item_type=KvAnswer, context=context) as parts:
             async for part in parts:
                 worker = WorkerKey(part.worker_id, part.dp_rank)
                 if not self._is_right(source, worker, part.block_size):
                     return
                 told.add(worker)
-                if (told_stream := self._stream(source, worker)) is not None:
-                    self._apply(source, told_stream, told_stream.answer(part))
+                if (told_stream := self._stream(source, worker, 0)) is not None:
+                    await self._apply(source, told_stream, told_stream.answer(part))
                 self.num_dumps += part.is_dump and part.is_last
                 await asyncio.sleep(0)
         for worker in asked:

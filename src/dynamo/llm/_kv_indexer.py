@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 
 from dynamo._core._token_words import TokenIds
 from dynamo._core.blocks import block_hashes
 from dynamo._core.errors import InvalidArgument
-from dynamo._core.prefix_index import BLOCKS_MAX, PrefixIndex, WorkerKey
+from dynamo._core.prefix_index import BLOCKS_MAX, WorkerKey
+from dynamo.llm._kv_counted_index import CountedIndex, HasIndexStats, KvIndexStats
 from dynamo.llm._kv_events import DEVICE, RouterEvent, apply_event, dumped_events, read_data, to_u64s
 from dynamo.llm._kv_faults import Fault, Faults
 from dynamo.llm._kv_follower import KvFollower
@@ -26,29 +26,14 @@ log = logging.getLogger(__name__)
 SYNC_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class KvIndexStats:
-    """How large the index is, and what happened."""
-
-    #: Whether events are heard now.
-    is_following: bool
-    num_workers: int
-    num_blocks: int
-    num_unique_blocks: int
-    #: Answers of workers that were asked what was missing, and those of them that told everything.
-    num_answers: int
-    num_dumps: int
-    faults: Mapping[str, int]
-
-
-class KvIndexer:
+class KvIndexer(HasIndexStats):
     """Follows the KV events of a component. To be made in the event loop; it ends with the runtime, or by `close`."""
 
     def __init__(self, component: Component, kv_block_size: int, *, blocks_max: int = BLOCKS_MAX) -> None:
         if type(kv_block_size) is not int or kv_block_size < 1:
             raise InvalidArgument(f"kv_block_size is {kv_block_size!r}: give the tokens in a block, 1 or more")
         self._block_size = kv_block_size
-        self._index = PrefixIndex(blocks_max=blocks_max)
+        self._index = CountedIndex(blocks_max=blocks_max)
         self._faults = Faults(log, f"KV index of {component.name}", asyncio.get_running_loop().time)
         self._follower = KvFollower(component, kv_block_size, self._index, self._faults)
 
@@ -102,6 +87,12 @@ class KvIndexer:
         """Return what is known as events: applied in this order, they make the same index."""
         return list(dumped_events(self._index.dump()))
 
+    async def dump(self) -> AsyncIterator[RouterEvent]:
+        """Yield the same while others on the loop have their turns: each worker as it was at some moment meanwhile."""
+        for event in dumped_events(self._index.dump()):
+            yield event
+            await asyncio.sleep(0)
+
     def apply_event(self, event: RouterEvent) -> None:
         """Take an event from elsewhere, such as a recording. Nobody is asked if it does not fit."""
         worker = WorkerKey(event.worker_id, event.event.dp_rank)
@@ -116,14 +107,18 @@ class KvIndexer:
 
     def stats(self) -> KvIndexStats:
         """Return how large the index is, and what happened."""
+        sources = self._follower.sources
         return KvIndexStats(
-            self._follower.is_following,
-            self._index.num_workers,
-            self._index.num_blocks,
-            self._index.num_unique_blocks,
-            self._follower.num_answers,
-            self._follower.num_dumps,
-            self._faults.counts,
+            is_following=self._follower.is_following,
+            num_workers=self._index.num_workers,
+            num_blocks=self._index.num_blocks,
+            num_unique_blocks=self._index.num_unique_blocks,
+            num_publishers=len(sources),
+            num_refused=sum(map(bool, sources.values())),
+            events=self._index.events,
+            num_answers=self._follower.num_answers,
+            num_dumps=self._follower.num_dumps,
+            faults=self._faults.counts,
         )
 
     def sources(self) -> dict[int, str]:

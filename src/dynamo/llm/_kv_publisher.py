@@ -29,9 +29,9 @@ from dynamo.llm._kv_events import (
     Removed,
     Stored,
     U64s,
-    hashes_to_bytes,
     num_hashes,
     read_data,
+    removed_events,
     stored_events,
     to_u64,
     to_u64s,
@@ -145,9 +145,12 @@ class KvPublisher:
     def removed(self, block_hashes: Sequence[int]) -> None:
         """Blocks have gone."""
         try:
-            self._submit(Removed(hashes_to_bytes(to_u64s(block_hashes))))
+            names = to_u64s(block_hashes)
         except _UNFIT as error:
             self._note(Fault.MALFORMED, len(block_hashes), f"a removal is left out: {error}")
+            return
+        for event in removed_events(names):
+            self._submit(event)
 
     def cleared(self) -> None:
         """All blocks have gone."""
@@ -293,7 +296,11 @@ class KvPublisher:
             # Events that are not kept any more are missed, and seen to be.
             self._sent_id = max(self._sent_id, self._local.kept_after)
             batch = self._next_batch()
-            await self._runtime.events.publish(self._subject, batch)
+            try:
+                await self._runtime.events.publish(self._subject, batch)
+            except InvalidArgument as error:
+                # It could never be sent. Those who listen see that it is missing, and ask for it.
+                self._note(Fault.NOT_SENT, max(1, len(batch.events)), f"events are left out: {error}")
             self._sent_id += len(batch.events)
             is_told = True
 

@@ -70,7 +70,8 @@ class KvQueries:
         # The mutable state: a rank is that of the publisher that came last.
         self._ranks: dict[WorkerKey, LocalIndex] = {}
         self._serving: asyncio.Task[None] | None = None
-        self._served: ServedEndpoint | None = None
+        # Who serves the endpoint has it: discovery is not to take the next one out with the one before.
+        self._turn = asyncio.Lock()
 
     def add(self, rank: LocalIndex) -> None:
         """Answer for a rank, too."""
@@ -87,9 +88,6 @@ class KvQueries:
         serving, self._serving = self._serving, None
         serving.cancel()
         await asyncio.wait([serving])
-        served, self._served = self._served, None
-        if served is not None:
-            await served.close(drain_s=0.0)
 
     async def answer(self, query: KvQuery) -> AsyncGenerator[KvAnswer, None]:
         """Tell what the asker does not know."""
@@ -100,15 +98,25 @@ class KvQueries:
                 await asyncio.sleep(0)
 
     async def _serve(self) -> None:
+        """Serve the endpoint until that is cancelled."""
+        async with self._turn:
+            served = await self._begin()
+            if served is not None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await served.close(drain_s=0.0)
+
+    async def _begin(self) -> ServedEndpoint | None:
         delay_s = RETRY_S_MIN
-        while self._served is None:
+        while True:
             try:
-                self._served = await self.endpoint.serve(
+                return await self.endpoint.serve(
                     self.answer, request_type=KvQuery, drain_s=0.0, max_concurrent_requests=QUERIES_MAX
                 )
             except DynamoError as error:
                 if self.endpoint.runtime.primary_token().is_cancelled():
-                    return
+                    return None
                 log.warning("%s cannot be served; trying again in %.1f s: %s", self.endpoint.id, delay_s, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_S_MAX)

@@ -43,7 +43,8 @@ class KvRecorder:
     """Records from when it is made, in the event loop, until `shutdown`, a limit, or the end of the runtime.
 
     With `max_lines_per_file` the first file is `output_path` and those that follow have a number in their names.
-    `max_count` events are recorded at most, for `max_time` seconds at most.
+    `max_count` events are recorded at most, for `max_time` seconds at most. Raises `InvalidArgument` for files that
+    could hold nothing.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class KvRecorder:
         max_count: int | None = None,
         max_time: float | None = None,
     ) -> None:
+        if max_lines_per_file is not None and max_lines_per_file < 1:
+            raise InvalidArgument(f"max_lines_per_file is {max_lines_per_file}; it must be at least 1, or None")
         self._component = component
         self._path = Path(output_path or OUTPUT_PATH)
         self._max_lines = max_lines_per_file

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from dynamo._core.prefix_index import WorkerKey
-from dynamo.llm._kv_events import Cleared, KvEvent, KvEventBatch, weight_of
+from dynamo.llm._kv_events import KvEvent, KvEventBatch, weight_of
 from dynamo.llm._kv_query import Known, KvAnswer
 
 #: What waits for an answer, as `weight_of` counts; if more comes, all is forgotten, and asked for again.
@@ -20,8 +20,12 @@ HELD_WEIGHT_MAX = 1 << 18
 FORMER_EPOCHS_MAX = 16
 
 
+class Forget:
+    """What was known of a publisher is to be forgotten: it tells everything."""
+
+
 class KvStream:
-    """The events of one publisher, put in order."""
+    """The events of one publisher, put in order. What it yields is to be taken before it is told of anything else."""
 
     def __init__(self, worker: WorkerKey) -> None:
         self.worker = worker
@@ -37,6 +41,8 @@ class KvStream:
         self._asked_of: set[int] = set()
         #: Whether the publisher has to be asked.
         self.is_behind = True
+        #: Whether something did not fit that was applied since then.
+        self.is_doubtful = False
         self.num_duplicates = 0
         self.num_wrong_epoch = 0
         self.num_missed = 0
@@ -65,20 +71,21 @@ class KvStream:
         """What was applied did not fit: everything has to be asked for."""
         self._epoch = None
         self.is_behind = True
+        self.is_doubtful = False
 
     def ask(self) -> None:
         """The publisher is being asked now."""
         self._asked_of = {batch.epoch for batch in self._held}
         self._has_forgotten = False
 
-    def answer(self, part: KvAnswer) -> Iterator[KvEvent]:
+    def answer(self, part: KvAnswer) -> Iterator[KvEvent | Forget]:
         """Yield what is to be applied of a part of the answer; behind the last one also of what was held."""
         if part.is_first:
             self._adopt(part.epoch)
         if part.is_dump:
             if part.is_first:
                 self._epoch = None  # until all of it is here
-                yield Cleared()
+                yield Forget()
             yield from part.events
             if part.is_last:
                 self._epoch, self._event_id = part.epoch, part.event_id

@@ -6,8 +6,6 @@ of which the last eight count. Each event is read by itself: one that cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from dynamo.llm._kv_events import U64s, to_u64, to_u64s
@@ -37,6 +35,8 @@ class BlockStored(msgspec.Struct, tag_field="type", tag="BlockStored"):
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
     kv_cache_spec_sliding_window: int | None = None
+    #: Of SGLang and others, which write it into each event of the salt; vLLM has it among the first `extra_keys`.
+    cache_salt: str | None = None
 
 
 class BlockRemoved(msgspec.Struct, tag_field="type", tag="BlockRemoved"):
@@ -60,9 +60,10 @@ class _Batch(msgspec.Struct, array_like=True):
     data_parallel_rank: int | None = None
 
 
-#: Of the older form, an array with the type first, the fields in their order.
+#: Of the older form, an array with the type first, the fields in their order. No engine had a salt among them.
 _FIELDS: dict[object, tuple[type[VllmEvent], tuple[str, ...]]] = {
-    kind.__name__: (kind, kind.__struct_fields__) for kind in (BlockStored, BlockRemoved, AllBlocksCleared)
+    kind.__name__: (kind, tuple(name for name in kind.__struct_fields__ if name != "cache_salt"))
+    for kind in (BlockStored, BlockRemoved, AllBlocksCleared)
 }
 _batches = msgspec.msgpack.Decoder(_Batch)
 _maps: msgspec.msgpack.Decoder[VllmEvent] = msgspec.msgpack.Decoder(VllmEvent)
@@ -103,8 +104,7 @@ def read_sequence(frame: bytes) -> int:
     return int.from_bytes(frame, "big")
 
 
-def text_keys(keys: ExtraKeys, lora_name: str | None) -> Iterator[object]:
-    """Yield what `extra_keys` has for a block besides the name of the adapter."""
-    for key in keys or ():
-        if key != lora_name or lora_name is None:
-            yield key
+def other_keys(keys: ExtraKeys, lora_name: str | None) -> list[object]:
+    """Return what `extra_keys` has for a block behind the name of the adapter, which is the first if there is one."""
+    found = keys or []
+    return found[1:] if lora_name is not None and found[:1] == [lora_name] else found

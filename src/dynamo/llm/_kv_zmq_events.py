@@ -31,8 +31,10 @@ MESSAGE_BYTES_MAX = 32 << 20
 REPLAY_TIMEOUT_S = 2.0
 #: The last messages whose content is remembered.
 REMEMBERED_MAX = 1024
-#: Others on the loop have their turn after so many messages.
-MESSAGES_PER_TURN = 16
+#: Others on the loop have their turn after so many blocks: about a millisecond. A message, and each event in it, takes
+#: as long as some.
+BLOCKS_PER_TURN = 512
+MESSAGE_WEIGHT, EVENT_WEIGHT = 24, 8
 
 _END = b"\xff" * SEQUENCE_BYTES
 _ZmqSocket = zmq.asyncio.Socket
@@ -69,6 +71,8 @@ class ZmqKvEvents:
         self._remembered: OrderedDict[int, int] = OrderedDict()
         # What was taken from a replay comes once more in the ordinary way, or does not.
         self._replayed_to = -1
+        # What was done since others had their turn, in blocks.
+        self._work = 0
         self.num_messages = 0
         self.num_replays = 0
         self.num_restarts = 0
@@ -126,8 +130,7 @@ class ZmqKvEvents:
         while True:
             frames = await socket.recv_multipart()
             self.num_messages += 1
-            if self.num_messages % MESSAGES_PER_TURN == 0:
-                await asyncio.sleep(0)
+            await self._worked(MESSAGE_WEIGHT)
             try:
                 topic, number, payload = frames
                 sequence = read_sequence(number)
@@ -136,8 +139,10 @@ class ZmqKvEvents:
                 continue
             if self._topic and topic != self._topic:
                 continue  # one that only begins like ours
-            if await _has_reconnected(monitor) and self._replay_endpoint is not None:
-                await self._replay(context)  # is it still the same life of the engine?
+            if await _has_reconnected(monitor):
+                self._replayed_to = -1  # what comes now is not what came before
+                if self._replay_endpoint is not None:
+                    await self._replay(context)  # is it still the same life of the engine?
             if not self._is_new(sequence, payload):
                 num_twice = int(sequence > self._replayed_to)
                 self._faults.note(Fault.DUPLICATE, num_twice, "a message came twice", logging.DEBUG)
@@ -145,13 +150,24 @@ class ZmqKvEvents:
             if sequence > self._next:
                 await self._fill_gap(context, sequence)
             if sequence >= self._next:
-                self._take(sequence, payload)
+                await self._take(sequence, payload)
+
+    async def _worked(self, weight: int) -> None:
+        """Let others have their turn if it is time: to receive what has arrived already gives them none."""
+        self._work += weight
+        if self._work >= BLOCKS_PER_TURN:
+            self._work = 0
+            await asyncio.sleep(0)
 
     def _is_new(self, sequence: int, payload: bytes) -> bool:
-        """Whether a message was not taken yet. One with an old number may be the first of the engine's next life."""
+        """Whether a message was not taken yet. One with an old number may be the first of the engine's next life.
+
+        One that a replay had, so long ago that nobody remembers its content, is what has waited to be received.
+        """
         if sequence >= self._next:
             return True
-        if self._remembered.get(sequence) == xxh3_64_intdigest(payload):
+        remembered = self._remembered.get(sequence)
+        if remembered == xxh3_64_intdigest(payload) or (remembered is None and sequence <= self._replayed_to):
             return False
         log.info("the engine at %s has started anew", self._endpoint)
         self.num_restarts += 1
@@ -161,7 +177,7 @@ class ZmqKvEvents:
     def _forget_all(self) -> None:
         self._next, self._replayed_to = 0, -1
         self._remembered.clear()
-        self._blocks.clear()
+        self._blocks.restart()
 
     async def _fill_gap(self, context: zmq.asyncio.Context, sequence: int) -> None:
         """Take what is missing before a message; or forget all, if it is not to be had."""
@@ -193,7 +209,7 @@ class ZmqKvEvents:
             socket.connect(_reachable(self._replay_endpoint))
             await socket.send_multipart([b"", begin.to_bytes(SEQUENCE_BYTES, "big")])
             while await self._take_replayed(socket):
-                pass
+                await self._worked(MESSAGE_WEIGHT)
         except TimeoutError:
             what = f"{self._replay_endpoint} did not answer within {REPLAY_TIMEOUT_S:g} s"
             self._faults.note(Fault.NOT_ANSWERED, 1, what)
@@ -211,6 +227,7 @@ class ZmqKvEvents:
             return False
         sequence, lives = read_sequence(number), self.num_restarts
         if not self._is_new(sequence, payload):
+            self._replayed_to = max(self._replayed_to, sequence)  # it is still the same life
             return True
         if self.num_restarts != lives:
             return False
@@ -220,11 +237,11 @@ class ZmqKvEvents:
                 self._faults.note(Fault.MISSED, sequence - self._next, what)
                 self._blocks.clear()
             self._next = sequence
-        self._take(sequence, payload)
+        await self._take(sequence, payload)
         self._replayed_to = sequence
         return True
 
-    def _take(self, sequence: int, payload: bytes) -> None:
+    async def _take(self, sequence: int, payload: bytes) -> None:
         """Take the message that comes next."""
         self._next = sequence + 1
         self._has_begun = True
@@ -239,7 +256,7 @@ class ZmqKvEvents:
             self._blocks.clear()
             return
         for event in events:
-            self._blocks.take(event)
+            await self._worked(EVENT_WEIGHT + self._blocks.take(event))
 
 
 async def _has_reconnected(monitor: _ZmqSocket) -> bool:

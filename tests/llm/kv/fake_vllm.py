@@ -16,6 +16,8 @@ import zmq.asyncio
 Value = dict[str, object]
 Fate = Literal["sent", "lost", "twice", "late"]
 
+#: What waits to be sent; of more, some is lost.
+MESSAGES_MAX = 100_000
 _HASHES = itertools.count(0xF000_0000_0000_0001)
 _ARRAY_FIELDS = {
     "BlockStored": ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id"),
@@ -74,7 +76,7 @@ class FakeVllm:
         self.topic = topic.encode()
         self.buffer_steps = buffer_steps
         self._context = zmq.asyncio.Context()
-        self._publisher = self._context.socket(zmq.XPUB)
+        self._publisher = self._new_publisher()
         port = self._publisher.bind_to_random_port("tcp://127.0.0.1")
         self.endpoint = f"tcp://127.0.0.1:{port}"
         self._router = self._context.socket(zmq.ROUTER)
@@ -89,6 +91,11 @@ class FakeVllm:
         self.num_replays = 0
         #: Whether it answers those who ask again.
         self.answers = True
+
+    def _new_publisher(self) -> zmq.asyncio.Socket:
+        publisher = self._context.socket(zmq.XPUB)
+        publisher.setsockopt(zmq.SNDHWM, MESSAGES_MAX)
+        return publisher
 
     async def subscribed(self) -> None:
         """Wait until somebody listens."""
@@ -116,7 +123,7 @@ class FakeVllm:
     async def restart(self) -> None:
         """Another life of the engine, with the same addresses."""
         self._publisher.close(linger=0)
-        self._publisher = self._context.socket(zmq.XPUB)
+        self._publisher = self._new_publisher()
         async with asyncio.timeout(10.0):
             while True:
                 try:

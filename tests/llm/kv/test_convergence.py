@@ -16,7 +16,8 @@ from tests.sim.loop import SimLoop, run
 
 from dynamo._core.event_plane.inproc import EventBus
 from dynamo._core.prefix_index import WorkerKey
-from dynamo.llm._kv_indexer import KvIndexer, KvIndexStats
+from dynamo.llm._kv_counted_index import KvIndexStats
+from dynamo.llm._kv_indexer import KvIndexer
 from dynamo.llm._kv_publisher import KvPublisher
 
 #: Within so long after the last fault an index is right again, and knows everything after a start.

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dynamo._core.event_plane.base import check_payload
+from dynamo._core.prefix_index import PrefixIndex, WorkerKey
 from dynamo.llm._kv_events import (
     BLOCKS_PER_EVENT_MAX,
     Cleared,
@@ -19,9 +20,11 @@ from dynamo.llm._kv_events import (
     Removed,
     RouterEvent,
     Stored,
+    apply_event,
     event_data,
     hashes_from_bytes,
     hashes_to_bytes,
+    parts_of,
     read_data,
     router_events,
     stored_events,
@@ -126,3 +129,37 @@ def test_many_blocks_are_several_events_that_continue_each_other() -> None:
 def test_an_event_may_be_anything_of_the_three() -> None:
     assert list(read_data(msgspec.convert("cleared", KvCacheEventData))) == [Cleared()]
     assert list(read_data(msgspec.convert({}, KvCacheEventData))) == []
+
+
+def long_row(num_blocks: int) -> tuple[bytes, bytes]:
+    """The names and the tokens hashes of blocks."""
+    return tuple(hashes_to_bytes(array("Q", range(begin, begin + num_blocks))) for begin in (1, 1_000_000))  # type: ignore[return-value]
+
+
+def test_a_long_removal_is_cut_into_events_that_do_not_take_long() -> None:
+    count = 3 * BLOCKS_PER_EVENT_MAX + 1
+    data = msgspec.convert({"removed": {"block_hashes": list(range(count))}}, KvCacheEventData)
+    events = [event for event in read_data(data) if isinstance(event, Removed)]
+    names = [name for event in events for name in hashes_from_bytes(event.block_hashes)]
+    assert names == list(range(count))
+    assert [len(event.block_hashes) // 8 for event in events] == [BLOCKS_PER_EVENT_MAX] * 3 + [1]
+
+
+def test_an_event_of_any_length_has_the_effect_of_its_parts() -> None:
+    names, tokens = long_row(5000)
+    index, worker = PrefixIndex(), WorkerKey(1)
+    for event, num_blocks in ((Stored(None, names, tokens), 5000), (Removed(names[8 * 1000 :]), 1000), (Cleared(), 0)):
+        parts = list(parts_of(event))
+        assert all(isinstance(part, Cleared) or len(part.block_hashes) <= 8 * BLOCKS_PER_EVENT_MAX for part in parts)
+        for part in parts:
+            apply_event(index, worker, part)
+        assert index.num_blocks == num_blocks
+
+
+@pytest.mark.parametrize("cut", [slice(0, -1), slice(0, -8)])
+def test_a_malformed_event_has_one_part(cut: slice) -> None:
+    names, tokens = long_row(5000)
+    event = Stored(None, names, tokens[cut])
+    assert list(parts_of(event)) == [event]
+    if cut.stop == -1:
+        assert list(parts_of(Removed(names[cut]))) == [Removed(names[cut])]

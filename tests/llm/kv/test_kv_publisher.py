@@ -21,11 +21,12 @@ from tests.llm.kv.scene import (
 
 from dynamo._core.blocks import block_hashes
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.event_plane.inproc import InprocEventPlane
 from dynamo._core.prefix_index import WorkerKey
 from dynamo.llm import KvPublisher
 from dynamo.llm._kv_events import KvEventBatch
 from dynamo.llm._kv_publisher import KV_EVENTS, PENDING_EVENTS_MAX
-from dynamo.runtime import Gap
+from dynamo.runtime import DistributedRuntime, Gap
 
 TOKENS = list(range(100, 100 + 4 * BLOCK_SIZE))
 PROMPT = list(block_hashes(TOKENS, BLOCK_SIZE))
@@ -214,3 +215,45 @@ async def test_what_other_threads_say_faster_than_it_is_taken_makes_all_unknown(
         assert publisher.faults == {"unknown_block": PENDING_EVENTS_MAX, "overflow": 1}
         store(publisher, PROMPT)
         assert publisher.num_blocks == 4
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_however_many_blocks_go_at_once_routers_hear_of_it(is_batch: bool) -> None:
+    host, names = Host(), list(range(1, 130_001))
+    async with host.worker() as publisher, host.router() as indexer:
+        publisher.stored(None, names, names)
+        await until(lambda: indexer.workers() == {publisher.worker: len(names)})
+        if is_batch:
+            publisher.publish_batch([{"removed": {"block_hashes": names[10:]}}])
+        else:
+            publisher.removed(names[10:])
+        store(publisher, PROMPT)
+        await until(lambda: indexer.workers() == {publisher.worker: 10 + len(PROMPT)})
+        assert publisher.faults == {}
+
+
+class Narrow(InprocEventPlane):
+    """Takes no event above a size."""
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        if len(payload) > 1000:
+            raise InvalidArgument("too large")
+        await super().publish(subject, payload)
+
+
+async def test_events_that_can_never_be_sent_are_asked_for_and_hold_up_no_others() -> None:
+    host = Host()
+    plane = Narrow(host.bus)
+    runtime = DistributedRuntime(discovery=host.discovery, request_plane=host.requests, event_plane=plane)
+    async with runtime, host.router() as indexer:
+        publisher = KvPublisher(endpoint_of(runtime), kv_block_size=BLOCK_SIZE)
+        store(publisher, PROMPT)
+        await finds(indexer, PROMPT, {publisher.worker: 4})
+        long = tokens_hashes(500, first_token=5000)
+        store(publisher, long)
+        await until(lambda: publisher.faults == {"not_sent": 1})
+        store(publisher, tokens_hashes(2, first_token=100_000))
+        await finds(indexer, tokens_hashes(2, first_token=100_000), {publisher.worker: 2})
+        assert indexer.find(long) == {publisher.worker: 500}
+        assert indexer.stats().faults == {"missed": 1}
+    await plane.close()

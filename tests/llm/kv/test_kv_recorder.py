@@ -69,6 +69,12 @@ async def test_a_recording_may_be_several_files_and_has_an_end(tmp_path: Path) -
     assert {name: len((tmp_path / name).read_text().splitlines()) for name in names} == names
 
 
+async def test_files_that_could_hold_nothing_are_refused(tmp_path: Path) -> None:
+    async with Host().process() as runtime:
+        with pytest.raises(InvalidArgument, match="max_lines_per_file is 0"):
+            KvRecorder(component_of(runtime), tmp_path / "events.jsonl", max_lines_per_file=0)
+
+
 async def test_a_recording_ends_in_time_and_when_it_is_told_to(tmp_path: Path) -> None:
     async with Host().process() as runtime:
         timed = KvRecorder(component_of(runtime), tmp_path / "timed.jsonl", max_time=0.01)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynamo._core.prefix_index import WorkerKey
 from dynamo.llm._kv_events import EVENT_WEIGHT, Cleared, KvEvent, KvEventBatch, Removed, hashes_to_bytes
 from dynamo.llm._kv_query import KvAnswer
-from dynamo.llm._kv_stream import HELD_WEIGHT_MAX, KvStream
+from dynamo.llm._kv_stream import HELD_WEIGHT_MAX, Forget, KvStream
 
 WORKER = WorkerKey(7, 1)
 OLD, NEW = 100, 200
@@ -35,9 +35,9 @@ def missing(first: int, last: int, epoch: int = OLD) -> KvAnswer:
     return KvAnswer(*WORKER, 16, epoch, first, False, True, True, one.events)
 
 
-def numbers(events: Iterator[KvEvent]) -> list[int | None]:
+def numbers(events: Iterator[KvEvent | Forget]) -> list[int | None]:
     """The numbers of events; None: all is to be forgotten."""
-    return [None if isinstance(one, Cleared) else array("Q", one.block_hashes)[0] for one in events]
+    return [None if isinstance(one, Cleared | Forget) else array("Q", one.block_hashes)[0] for one in events]
 
 
 def synced(event_id: int = 0, epoch: int = OLD) -> KvStream:
@@ -165,7 +165,7 @@ def test_whatever_is_delivered_when_the_end_is_the_truth(steps: list[tuple[str, 
     answer: KvAnswer | None = None
     count = 0
 
-    def apply(events: Iterator[KvEvent]) -> None:
+    def apply(events: Iterator[KvEvent | Forget]) -> None:
         for number in numbers(events):
             if number is None:
                 applied.clear()

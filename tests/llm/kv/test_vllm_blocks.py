@@ -51,10 +51,10 @@ class Index:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, block_size: int | None = SIZE) -> None:
         self.sink = Index()
         self.faults = Faults(logging.getLogger("test"), "test", lambda: 0.0)
-        self.blocks = VllmBlocks(self.sink, SIZE, self.faults)
+        self.blocks = VllmBlocks(self.sink, block_size, self.faults)
 
     def take(self, *events: object) -> None:
         for raw in read_batch(encoded(*events)):
@@ -108,6 +108,18 @@ def test_a_block_that_is_there_twice_goes_with_its_last_copy(bench: Bench) -> No
     assert bench.sink.holds(PROMPT) == 2
     bench.take(CLEARED, first, removed([3]))
     assert bench.sink.holds(PROMPT) == 2
+
+
+def test_blocks_that_are_used_again_may_be_told_again_and_are_no_copies(bench: Bench) -> None:
+    first = stored(TOKENS, SIZE, hashes=[1, 2, 3])
+    again = stored(TOKENS[: 2 * SIZE], SIZE, hashes=[1, 2])  # of a request with kv_cache_report_mode="full"
+    bench.take(first, again, again, stored(range(SIZE), SIZE, 2, [4]), again)
+    bench.take(removed([3]), removed([2]))
+    assert bench.sink.holds(PROMPT) == 1
+    bench.take(again)
+    assert bench.sink.holds(PROMPT) == 2
+    bench.take(removed([2]), removed([1]))
+    assert bench.sink.holds(PROMPT) == 0
 
 
 def test_the_older_arrays_with_fewer_fields_say_the_same(bench: Bench) -> None:
@@ -174,6 +186,50 @@ def test_a_salt_with_an_adapter(bench: Bench) -> None:
     assert bench.sink.holds(block_hashes(TOKENS, SIZE, lora_name="adapter", cache_namespace="s1")) == 3
 
 
+def test_a_salt_that_is_called_as_the_adapter_is_a_salt(bench: Bench) -> None:
+    bench.take(stored(TOKENS, SIZE, lora_name="a", extra_keys=[["a", "a"], ["a"], ["a"]]))
+    assert bench.sink.holds(block_hashes(TOKENS, SIZE, lora_name="a", cache_namespace="a")) == 3
+    assert bench.sink.holds(block_hashes(TOKENS, SIZE, lora_name="a")) == 0
+
+
+@pytest.mark.parametrize(
+    "first", [["s1", ["image", 0]], [["image", 0], "s1"], ["s1", b"embeds"], [b"embeds"], [""], [None], ["s1", "s2"]]
+)
+def test_a_first_block_that_is_more_than_its_tokens_adapter_and_salt_is_not_taken_for_one(
+    bench: Bench, first: list[object]
+) -> None:
+    bench.take(stored(TOKENS, SIZE, hashes=[1, 2, 3], extra_keys=[first, None, None]))
+    assert bench.faults.counts == {"media": 3}
+    bench.take(stored(TOKENS[:SIZE], SIZE, 3, [4], extra_keys=[None]))
+    for salt in (None, "s1", "s2"):
+        assert bench.sink.holds(block_hashes(TOKENS, SIZE, cache_namespace=salt)) == 0
+
+
+def test_a_salt_in_a_field_of_each_event_says_the_same(bench: Bench) -> None:
+    bench.take(stored(TOKENS[:SIZE], SIZE, hashes=[1], cache_salt="s1", extra_keys=None))
+    bench.take(stored(TOKENS[SIZE:], SIZE, 1, [2, 3], cache_salt="s1", extra_keys=None))
+    bench.take(stored(TOKENS, SIZE, hashes=[4, 5, 6], cache_salt="s2", extra_keys=[["s2"], None, None]))
+    for salt in ("s1", "s2"):
+        assert bench.sink.holds(block_hashes(TOKENS, SIZE, cache_namespace=salt)) == 3
+    assert bench.sink.holds(PROMPT) == 0
+    bench.take(stored(TOKENS, SIZE, cache_salt="s3", extra_keys=[["s4"], None, None]))
+    for salt in ("s3", "s4"):
+        assert bench.sink.holds(block_hashes(TOKENS, SIZE, cache_namespace=salt)) == 0
+    assert bench.faults.counts == {"media": 3}
+
+
+def test_a_salt_behind_the_first_block_is_none(bench: Bench) -> None:
+    bench.take(stored(TOKENS, SIZE, extra_keys=[None, ["s1"], None]))
+    assert bench.sink.holds(PROMPT) == 1
+    assert bench.faults.counts == {"media": 2}
+
+
+def test_blocks_whose_keys_are_not_those_of_each_are_malformed(bench: Bench) -> None:
+    bench.take(stored(TOKENS, SIZE, extra_keys=[["s1"], None]), stored(TOKENS, SIZE, extra_keys=[]))
+    assert bench.sink.holds(PROMPT) == 0
+    assert bench.faults.counts == {"malformed": 2}
+
+
 def test_blocks_with_media_and_those_behind_them_are_left_out(bench: Bench) -> None:
     bench.take(stored(TOKENS, SIZE, extra_keys=[None, [["hash-of-an-image", 3]], None]))
     assert bench.sink.holds(PROMPT) == 1
@@ -204,6 +260,49 @@ def test_another_block_size_is_refused_with_both_values(bench: Bench, caplog: py
     assert bench.sink.index.num_blocks == 0
     assert bench.faults.counts == {"block_size": 1}
     assert "blocks have 32 tokens, and the worker was started for 4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        stored(TOKENS[:1], 1_000_000, hashes=[1]),
+        stored([], 1_000_000),
+        stored(TOKENS, 0, hashes=[1, 2, 3]),
+        stored(TOKENS, -SIZE, hashes=[1, 2, 3]),
+        stored([-1] * 8, 8),
+        stored(TOKENS, len(TOKENS), hashes=[1], extra_keys=[["image", 1]]),
+    ],
+)
+def test_the_block_size_is_that_of_the_first_event_that_is_taken(wrong: object) -> None:
+    bench = Bench(None)
+    sizes = []
+    for event in (wrong, stored(TOKENS, SIZE), stored(range(32), 32)):
+        bench.take(event)
+        sizes.append(bench.blocks.block_size)
+    assert sizes == [None, SIZE, SIZE]
+    assert bench.sink.holds(PROMPT) == 3
+    assert bench.faults.counts["block_size"] == 1
+
+
+def test_the_group_of_layers_is_that_of_the_first_event_that_is_taken(bench: Bench) -> None:
+    bench.take(stored(TOKENS[:-1], SIZE, hashes=[1, 2, 3], group_idx=5), stored(TOKENS, SIZE, group_idx=1))
+    assert bench.sink.holds(PROMPT) == 3
+
+
+def test_an_engine_that_starts_anew_may_have_other_blocks() -> None:
+    bench = Bench(None)
+    bench.take(stored(TOKENS, SIZE))
+    bench.blocks.restart()
+    bench.take(stored(range(32), 32, group_idx=3))
+    assert bench.blocks.block_size == 32
+    assert bench.sink.holds(block_hashes(list(range(32)), 32)) == 1
+    assert bench.faults.counts == {}
+
+
+def test_a_block_size_that_was_given_stays(bench: Bench) -> None:
+    bench.blocks.restart()
+    bench.take(stored(range(32), 32))
+    assert (bench.blocks.block_size, bench.sink.index.num_blocks) == (SIZE, 0)
 
 
 @pytest.mark.parametrize(

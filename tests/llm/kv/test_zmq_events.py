@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from tests.llm.kv.test_vllm_blocks import Index
 
 from dynamo._core.blocks import block_hashes
 from dynamo.llm import KvPublisher
-from dynamo.llm._kv_zmq_events import ZmqKvEvents
+from dynamo.llm._kv_zmq_events import BLOCKS_PER_TURN, REMEMBERED_MAX, ZmqKvEvents
 
 SIZE = 4
 DEADLINE_S = 20.0
@@ -125,6 +126,49 @@ async def test_an_engine_that_starts_anew_holds_nothing_of_before() -> None:
         await publish(engine, 4)
         await listener.hears(4)
         assert (listener.holds(1), listener.events.num_restarts) == (0, 1)
+
+
+async def test_a_replay_that_is_far_ahead_of_what_waits_is_no_other_life_of_the_engine() -> None:
+    num_ahead = REMEMBERED_MAX + 500
+    async with fake_vllm(buffer_steps=5000) as engine, listening(engine) as listener:
+        await publish(engine, 1)
+        await listener.hears(1)
+        await publish(engine, 2, fate="lost")
+        await publish(engine, *range(3, num_ahead))  # they wait while the replay has all of them
+        await publish(engine, num_ahead)
+        await listener.hears(1, 2, 3, num_ahead)
+        async with asyncio.timeout(DEADLINE_S):
+            while listener.events.num_messages < num_ahead - 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert (listener.events.num_restarts, listener.sink.num_cleared) == (0, 0)
+        await engine.restart()
+        await engine.subscribed()
+        await publish(engine, num_ahead + 1)
+        await listener.hears(num_ahead + 1)
+        assert (listener.holds(1), listener.events.num_restarts) == (0, 1)
+
+
+async def test_others_have_their_turn_while_much_is_told_again() -> None:
+    async with fake_vllm(buffer_steps=5000) as engine:
+        await publish(engine, *range(1, 1001))
+        num_blocks = [0]
+        async with listening(engine) as listener:
+            async with asyncio.timeout(DEADLINE_S):
+                while num_blocks[-1] < 3000:
+                    num_blocks.append(listener.sink.index.num_blocks)
+                    await asyncio.sleep(0)
+        assert max(after - before for before, after in itertools.pairwise(num_blocks)) < BLOCKS_PER_TURN
+
+
+async def test_others_have_their_turn_while_one_message_says_much() -> None:
+    async with fake_vllm() as engine, listening(engine) as listener:
+        await engine.publish(*(stored(prompt(number, 100), SIZE) for number in range(30)))
+        num_blocks = [0]
+        async with asyncio.timeout(DEADLINE_S):
+            while num_blocks[-1] < 3000:
+                num_blocks.append(listener.sink.index.num_blocks)
+                await asyncio.sleep(0)
+        assert max(after - before for before, after in itertools.pairwise(num_blocks)) <= BLOCKS_PER_TURN + 100
 
 
 @pytest.mark.parametrize("num_lost", [2, 4])
