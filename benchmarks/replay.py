@@ -1,8 +1,8 @@
 """replay: what KV-aware routing gives, on traces with the statistics of published ones, and where nothing repeats.
 
 Eight simulated workers serve each trace with one policy after the other, as fast as round robin can just about bear.
-The clock is virtual, so the figures do not depend on the machine; each run is another seed. `kv, long prompts` is the
-KV router with options for prompts that are much longer than answers.
+The clock is virtual, so the figures do not depend on the machine; each run is another seed. `kv` has the defaults, and
+`kv, as 1.6` those of Dynamo 1.6. Below the table stands what routing must reach, and whether every run reaches it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from benchmarks.figures import table, with_range
 from benchmarks.report import Column, Measurement, Results
 from benchmarks.systems import System
 from dynamo.llm import KvRouterConfig
@@ -37,15 +39,60 @@ WORKLOADS = {
 }
 NUM_WORKERS = 8
 _QUICK_REQUESTS = 40
-_LONG_PROMPTS = KvRouterConfig(prefill_load_scale=4.0, overlap_score_credit=2.0, decode_active_request_weight=10.0)
+_AS_1_6 = KvRouterConfig(
+    overlap_score_credit=1.0,
+    share_overlap_score_credit=False,
+    prefill_load_scale=1.0,
+    decode_active_request_weight=0.0,
+)
 _POLICIES = {
-    "kv, long prompts": ("kv", _LONG_PROMPTS),
     "kv": ("kv", None),
-    "oracle, long prompts": ("oracle", _LONG_PROMPTS),
+    "kv, as 1.6": ("kv", _AS_1_6),
+    "oracle": ("oracle", None),
     "most-cached": ("most-cached", None),
     "least-loaded": ("least-loaded", None),
     "round-robin": ("round-robin", None),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure of the KV router must be, divided by that of another policy on the same trace if one is named."""
+
+    workload: str
+    figure: str
+    over: str | None
+    limit: float
+    is_at_most: bool = True
+
+    def values(self, runs: Sequence[dict[str, dict[str, float]]]) -> list[float]:
+        """Return it for each run, which is the figures of each policy."""
+        return [
+            run["kv"][self.figure] / (run[self.over][self.figure] if self.over is not None else 1.0) for run in runs
+        ]
+
+    def row(self, runs: Sequence[dict[str, dict[str, float]]]) -> list[str]:
+        values = self.values(runs)
+        is_met = max(values) <= self.limit if self.is_at_most else min(values) >= self.limit
+        what = f"{self.workload}: {_HEADINGS[self.figure]} of kv" + (f" / {self.over}" if self.over else "")
+        limit = f"{'at most' if self.is_at_most else 'at least'} {self.limit:.3g}"
+        return [what, limit, with_range(values), "met" if is_met else "missed"]
+
+
+_HEADINGS = {
+    "ttft_mean_ms": "TTFT mean",
+    "ttft_p99_ms": "TTFT p99",
+    "hit_percent": "hits",
+    "load_max_over_mean": "load, max/mean",
+}
+TARGETS = (
+    Target("conversation", "ttft_mean_ms", "round-robin", 1 / 3),
+    Target("toolagent", "ttft_mean_ms", "round-robin", 1 / 3),
+    Target("conversation", "hit_percent", "oracle", 0.95, is_at_most=False),
+    Target("toolagent", "hit_percent", "oracle", 0.95, is_at_most=False),
+    Target("no-reuse", "ttft_p99_ms", "least-loaded", 1.05),
+    Target("shared-system-prompt", "load_max_over_mean", None, 1.3),
+)
 
 
 async def measure(systems: Sequence[System], options: argparse.Namespace, say: Callable[[str], None]) -> Results:
@@ -59,7 +106,20 @@ async def measure(systems: Sequence[System], options: argparse.Namespace, say: C
                 # It runs a loop of its own, and so in a thread.
                 found = await asyncio.to_thread(_replay, workload, name, run, quick=options.quick)
                 results.measurements.append(Measurement(name, run, workload, NUM_WORKERS, _shown(found)))
+    results.remarks = _targets(results)
     return results
+
+
+def _targets(results: Results) -> str:
+    """Return what is to be reached, and whether it is."""
+    rows = [["must be reached in every run", "limit", "measured", ""]]
+    for target in TARGETS:
+        runs: dict[int, dict[str, dict[str, float]]] = {}
+        for one in results.measurements:
+            if one.workload == target.workload:
+                runs.setdefault(one.run, {})[one.system] = one.figures
+        rows.append(target.row(list(runs.values())))
+    return table(rows)
 
 
 def _replay(workload: str, name: str, seed: int, *, quick: bool) -> Figures:

@@ -34,6 +34,8 @@ class Results:
     """Every measurement of a benchmark, in the order in which they were made."""
 
     measurements: list[Measurement] = field(default_factory=list)
+    #: What is to be said below the table.
+    remarks: str = ""
 
     def table(self, columns: Sequence[Column], ratio_heading: str) -> str:
         """Return one row per cell and system. The system measured first is ours: others are compared with it."""

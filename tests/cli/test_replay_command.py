@@ -69,6 +69,10 @@ def test_a_trace_in_a_file_is_replayed_with_the_options_that_are_given(tmp_path:
         (("a.jsonl", "--synthetic", "no-reuse"), 2, "error: give either the files of a trace, or --synthetic"),
         (("--synthetic", "no-reuse", "--router-mode", "magic"), 2, "error: there is no policy 'magic'"),
         (("--synthetic", "no-reuse", "--kv-router-config", "{"), 2, "error: the router's configuration is no JSON"),
+        (
+            ("--synthetic", "no-reuse", "--router-mode", "random,round-robin", "--kv-router-config", "{}"),
+            *(2, "error: --kv-router-config is for the KV router, and none of random, round-robin is one: add kv"),
+        ),
         (("--synthetic", "no-reuse", "--report", "report.pdf"), 2, "error: --report report.pdf: a report is a FILE.h"),
         (("--synthetic", "no-reuse", "--num-gpu-blocks", "9"), 1, "tokens with its answer, and the engines take 576"),
     ],
@@ -78,6 +82,36 @@ def test_what_makes_no_sense_is_one_line(arguments: tuple[str, ...], status: int
     assert (found, out) == (status, "")
     assert what in err
     assert err.count("\n") == 1
+
+
+async def test_a_policy_that_fails_requests_fails_the_command_which_shows_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(
+        "import sys\n\ndef exits(candidate):\n    sys.exit(3)\n\n"
+        "def fails_at_some(candidate):\n    return 1 / (candidate.active_requests == 0)\n"
+    )
+    command = ("-m", "dynamo.cli", "replay", "--synthetic", "no-reuse", *SMALL, "--arrival-speedup-ratio", "1000")
+    modes = ("--router-mode", "kv,picky:exits,picky:fails_at_some", "--report", "report.json")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, *modes, stdout=PIPE, stderr=PIPE, cwd=tmp_path
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 1, err.decode()
+    assert b"report: report.json" in out
+    figures = json.loads((tmp_path / "report.json").read_text())["policies"]
+    kv, exits, fails_at_some = [one["num_failed"] for one in figures]
+    assert (kv, exits) == (0, 12)
+    assert 0 < fails_at_some < 12
+    *_, last = err.decode().splitlines()
+    assert last == (
+        "error: requests failed, and the other figures are without them: 12 of 12 with picky:exits (handler_error), "
+        f"{fails_at_some} of 12 with picky:fails_at_some (handler_error)"
+    )
+    assert b"Traceback" not in err
 
 
 async def test_ctrl_c_shows_what_there_is() -> None:

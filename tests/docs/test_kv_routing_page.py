@@ -10,7 +10,7 @@ from prometheus_client import Metric
 
 from dynamo._core.prefix_index import WorkerKey
 from dynamo.frontend._router_metrics import RouterCollector
-from dynamo.llm import Candidate, RouterMode
+from dynamo.llm import Candidate, KvRouterConfig, RouterMode
 from dynamo.llm._kv_router.cost import Weights, pick, preference, weigh
 from dynamo.llm._kv_router.decision import DECISIONS_MAX, Decisions
 from dynamo.llm._kv_router.load import NO_FACTS, Load, WorkerFacts
@@ -51,17 +51,23 @@ def test_every_mode_is_there() -> None:
 def test_the_worked_example_is_what_the_router_computes() -> None:
     rows = [[float(cell) for cell in cells] for _, *cells in table("Worker | Cached blocks")]
     loads = [Load(WorkerKey(number), NO_FACTS) for number in range(len(rows))]
-    for load, (_, tokens, held, *_) in zip(loads, rows, strict=True):
-        load.prefill_tokens, load.decode_blocks = int(tokens), int(held)
-    prompt = Prompt(NUM_TOKENS, BLOCK_SIZE, [])
-    terms = weigh(prompt, loads, [int(row[0]) for row in rows], {}, Weights())
+    for load, (_, tokens, held, num_requests, *_) in zip(loads, rows, strict=True):
+        load.prefill_tokens, load.decode_blocks, load.num_requests = int(tokens), int(held), int(num_requests)
+    prompt, weights = Prompt(NUM_TOKENS, BLOCK_SIZE, []), Weights.of(KvRouterConfig())
+    terms = weigh(prompt, loads, [int(row[0]) for row in rows], {}, weights)
     assert [[*one] for one in zip(terms.prefill_blocks, terms.decode_blocks, terms.costs, strict=True)] == [
-        row[3:] for row in rows
+        row[4:] for row in rows
     ]
     assert pick(terms.costs, terms.num_requests, 0.0, random.Random(1)) == 1
     assert "B is taken" in PAGE
-    [idle] = weigh(prompt, [Load(WorkerKey(0), NO_FACTS)], [6], {}, Weights()).costs
-    assert f"were idle it would cost {idle:g}." in PAGE
+    [idle] = weigh(prompt, [Load(WorkerKey(0), NO_FACTS)], [6], {}, weights).costs
+    assert f"were idle it would cost {idle:g}." in " ".join(PAGE.split())
+
+
+def test_the_defaults_of_the_cost_are_what_the_page_says() -> None:
+    config, text = KvRouterConfig(), " ".join(PAGE.split())
+    for name in ("prefill_load_scale", "overlap_score_credit", "decode_active_request_weight"):
+        assert f"`{name}` is {getattr(config, name):g}." in text
 
 
 @pytest.mark.parametrize(("weight", "factor"), [(1.0, "0.47 for a weight of 1"), (-1.0, "2.14 for -1")])

@@ -9,20 +9,17 @@ from functools import cache
 
 import pytest
 
-from dynamo.llm import KvRouterConfig
-from dynamo.replay import Figures, Replay, ReplayConfig, read_policies, synthetic_trace
-
-#: For prompts that are much longer than answers: a block to compute costs more than one to hold, a cache that is used
-#: where it is need not be filled again elsewhere, and each request costs time in every step.
-FOR_LONG_PROMPTS = KvRouterConfig(prefill_load_scale=4.0, overlap_score_credit=2.0, decode_active_request_weight=10.0)
+from dynamo.mocker import MockerConfig
+from dynamo.replay import STREAM_INTERVAL, Figures, Replay, ReplayConfig, read_policies, synthetic_trace
 
 
 @cache
 def figures(
-    name: str, num_requests: int, speedup_ratio: float, policy: str, kv_config: KvRouterConfig, num_workers: int = 4
+    name: str, num_requests: int, speedup_ratio: float, policy: str, *, num_workers: int = 4, block_size: int = 64
 ) -> Figures:
-    config = ReplayConfig(num_workers=num_workers, arrival_speedup_ratio=speedup_ratio)
-    replay = Replay(synthetic_trace(name, num_requests), read_policies([policy], kv_config), config)
+    engine = MockerConfig(block_size=block_size, num_gpu_blocks=2**20 // block_size, stream_interval=STREAM_INTERVAL)
+    config = ReplayConfig(num_workers=num_workers, arrival_speedup_ratio=speedup_ratio, engine=engine)
+    replay = Replay(synthetic_trace(name, num_requests), read_policies([policy]), config)
     (found,) = replay.run().policies
     assert found.num_failed == 0
     return found
@@ -30,11 +27,11 @@ def figures(
 
 def conversations(policy: str) -> Figures:
     """As fast as round robin can just about bear."""
-    return figures("conversation", 500, 1.4, policy, FOR_LONG_PROMPTS)
+    return figures("conversation", 500, 1.4, policy)
 
 
 def no_reuse(policy: str) -> Figures:
-    return figures("no-reuse", 400, 1.2, policy, FOR_LONG_PROMPTS)
+    return figures("no-reuse", 400, 1.2, policy)
 
 
 def test_where_prompts_repeat_the_mean_ttft_is_at_most_a_third_of_that_of_round_robin() -> None:
@@ -62,14 +59,17 @@ def test_where_nothing_repeats_it_is_never_more_than_5_percent_worse_than_least_
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "kv_config"),
-    [(4, KvRouterConfig()), (4, FOR_LONG_PROMPTS), (8, FOR_LONG_PROMPTS)],
-    ids=["defaults", "for long prompts", "eight workers"],
+    ("num_workers", "block_size", "rate"),
+    [(2, 64, 0.3), (4, 64, 0.3), (8, 64, 0.3), (8, 64, 0.15), (4, 16, 0.3)],
+    ids=["two workers", "four workers", "eight workers", "with little to do", "small blocks"],
 )
 def test_a_system_prompt_that_all_share_does_not_draw_them_to_one_worker(
-    num_workers: int, kv_config: KvRouterConfig
+    num_workers: int, block_size: int, rate: float
 ) -> None:
-    found = figures("shared-system-prompt", 100 * num_workers, 0.3 * num_workers, "kv", kv_config, num_workers)
+    found = figures(
+        "shared-system-prompt", 100 * num_workers, rate * num_workers, "kv",
+        num_workers=num_workers, block_size=block_size,
+    )  # fmt: skip
     assert found.hit_rate > 0.7
     assert found.load_max_over_mean < 1.3
     assert found.requests_max_over_mean < 1.3

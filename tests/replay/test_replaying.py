@@ -177,7 +177,7 @@ def test_policies_get_the_options_of_the_kv_router() -> None:
     [
         (["fastest"], "there is no policy 'fastest' to replay with; there are round-robin"),
         (["direct"], "there is no policy 'direct'"),
-        (["nowhere:policy"], "cannot be imported"),
+        (["round-robin", "nowhere:policy"], "there is no module 'nowhere'"),
         ([], "from 1 to 16 policies, and these are 0"),
     ],
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import re
 import urllib.error
-import urllib.request
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
-from dynamo._core.errors import CannotConnect, ConfigError, NotFound, ProtocolError
-from dynamo.llm._kv_router.decision import Decision
+from dynamo._core.errors import CannotConnect, ConfigError, InvalidArgument, NotFound, ProtocolError
+from dynamo.cli._frontend_http import check_url, open_url
+from dynamo.llm._kv_router.decision import Decision, worker_name
 from dynamo.llm._kv_router.text_table import table
 from dynamo.llm._mode_decision import ModeDecision
 
@@ -20,6 +20,14 @@ T = TypeVar("T")
 TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 32 << 20
 
+#: What a frontend takes in the header x-request-id, and gives to requests that have none.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]+")
+#: True whatever the reason is, which a frontend without decisions does not know.
+_NONE_KNOWN = (
+    "no decisions are known: a frontend keeps those on requests that were given a worker, unless workers are asked in "
+    "turn (--router-mode), until the last worker of the model leaves; a `python -m dynamo.router` tells its own at its "
+    "endpoint `explain`"
+)
 _HEADINGS = ("request", "model", "worker", "tokens", "cached", "candidates", "waited", "chosen by")
 
 
@@ -56,18 +64,29 @@ class _Refused(msgspec.Struct):
     error: _Refusal
 
 
+def path_of(request_id: str) -> str:
+    """Return where a frontend tells of a request. Raises `InvalidArgument` for an id that none has."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidArgument(
+            f"no request has the id {request_id[:128]!r}: ids are of letters, digits and . _ : -, as in the header "
+            "x-request-id of the answer",
+            param="request_id",
+        )
+    return f"/v1/explain/{request_id}"
+
+
 def ask(url: str, path: str) -> bytes:
     """Return what a frontend answers. Raises `ConfigError`, `CannotConnect` or `NotFound`."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(f"--url {url!r} is not a URL like http://127.0.0.1:8000", setting="url")
-    at = url.rstrip("/") + path
     try:
-        with urllib.request.urlopen(at, timeout=TIMEOUT_S) as answer:
-            body: bytes = answer.read(ANSWER_BYTES_MAX)
-            return body
+        at = check_url(url) + path
+    except ConfigError as error:
+        raise ConfigError(f"--url {error.message}", setting="url") from error
+    try:
+        with open_url(at, TIMEOUT_S) as answer:
+            return answer.read(ANSWER_BYTES_MAX)
     except urllib.error.HTTPError as error:
         raise NotFound(_refusal(error.read(ANSWER_BYTES_MAX), at, error.code)) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise CannotConnect(f"no frontend answers at {url}: {why}; give its address with --url") from error
 
@@ -93,17 +112,16 @@ def listed(answer: bytes) -> str:
     if told.decisions:
         lines += table(_HEADINGS, [_row(entry.model, _decision(entry.decision)) for entry in told.decisions])
     else:
-        lines.append("no decisions yet: nothing was asked, or workers are asked in turn (--router-mode)")
+        lines.append(_NONE_KNOWN)
     return "\n".join(lines)
 
 
 def _row(model: str, decision: Decision | ModeDecision) -> tuple[str, ...]:
-    rank = f", rank {decision.dp_rank}" if decision.dp_rank else ""
-    row = (decision.request_id, model, f"{decision.worker_id}{rank}")
+    row = (decision.request_id, model, worker_name(decision.worker_id, decision.dp_rank))
     count = str(len(decision.candidates))
     if isinstance(decision, ModeDecision):
         return (*row, "", "", count, "", f"{decision.chosen_by} ({decision.mode})")
-    waited = f"{decision.queue_s * 1000:.1f} ms" if decision.queue_s else ""
+    waited = f"{decision.queue_s * 1000:.1f} ms"
     cached = str(decision.predicted_cached_tokens)
     return (*row, str(decision.num_tokens), cached, count, waited, decision.chosen_by.value)
 

@@ -64,6 +64,8 @@ def run_replay(wanted: Wanted, config: ReplayConfig) -> int:
         for path in wanted.reports:
             write_report(report, path)
             print(f"report: {path}")
+        if not status:
+            _check_failures(report)
     except ConfigError as error:
         return failed(error, USAGE)
     except DynamoError as error:
@@ -79,6 +81,17 @@ def _check(wanted: Wanted) -> None:
             raise ConfigError(f"--report {path}: a report is a FILE.html or a FILE.json")
         if not path.parent.is_dir():
             raise ConfigError(f"--report {path}: there is no directory {path.parent}; make it first")
+
+
+def _check_failures(report: Report) -> None:
+    """Raise `DynamoError` if requests failed: the figures of those policies are of what was left."""
+    failures = [
+        f"{one.num_failed} of {one.num_requests} with {one.policy} ({', '.join(sorted(one.errors))})"
+        for one in report.policies
+        if one.num_failed
+    ]
+    if failures:
+        raise DynamoError(f"requests failed, and the other figures are without them: {', '.join(failures)}")
 
 
 def _requests(wanted: Wanted, seed: int) -> list[TracedRequest]:

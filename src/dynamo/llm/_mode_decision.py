@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamo._core.prefix_index import WorkerKey
-from dynamo.llm._kv_router.decision import DECISIONS_MAX, ExcludedWorker
+from dynamo.llm._kv_router.decision import DECISIONS_MAX, ExcludedWorker, note_worker, worker_name
 from dynamo.llm._kv_router.text_table import table
 
 
@@ -19,6 +19,11 @@ class ModeCandidate(msgspec.Struct, frozen=True):
     dp_rank: int
     active_requests: int
     load: float
+    #: The `worker_id` as people read it: many readers of JSON round numbers as large as that.
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
 
 class ModeDecision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,12 +37,16 @@ class ModeDecision(msgspec.Struct, frozen=True, omit_defaults=True):
     chosen_by: str
     candidates: list[ModeCandidate]
     excluded: list[ExcludedWorker] = []
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
     def render(self) -> str:
         """Return the decision as text for a terminal, the least loaded worker first."""
         rows = [
             (
-                _name(one.worker_id, one.dp_rank),
+                worker_name(one.worker_id, one.dp_rank),
                 str(one.active_requests),
                 f"{one.load:.1f}",
                 "taken" if (one.worker_id, one.dp_rank) == (self.worker_id, self.dp_rank) else "",
@@ -46,11 +55,13 @@ class ModeDecision(msgspec.Struct, frozen=True, omit_defaults=True):
         ]
         lines = [
             f"request {self.request_id}: router mode {self.mode}",
-            f"  went to {_name(self.worker_id, self.dp_rank)}, chosen by {self.chosen_by}",
+            f"  went to {worker_name(self.worker_id, self.dp_rank)}, chosen by {self.chosen_by}",
             "",
             *table(("worker", "requests", "load", ""), rows),
         ]
-        lines += [f"{_name(one.worker_id, one.dp_rank)} did not come into question: {one.why}" for one in self.excluded]
+        lines += [
+            f"{worker_name(one.worker_id, one.dp_rank)} did not come into question: {one.why}" for one in self.excluded
+        ]
         return "\n".join(lines)
 
 
@@ -99,7 +110,3 @@ class ModeDecisions:
     def recent(self, limit: int = 20) -> list[ModeDecision]:
         """Return the last decisions, the most recent first."""
         return [choice.decision() for choice, _ in zip(reversed(self._recent.values()), range(limit), strict=False)]
-
-
-def _name(worker_id: int, dp_rank: int) -> str:
-    return f"{worker_id}" + (f", rank {dp_rank}" if dp_rank else "")

@@ -17,8 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_router_config(config: RouterConfig) -> None:
-    """Raise `ConfigError` for what this mode has no use for."""
+    """Raise `ConfigError` for what this mode has no use for, and for a policy that cannot be loaded."""
     if config.mode is RouterMode.KV:
+        if config.config is not None and config.config.policy is not None:
+            from dynamo.llm._kv_router.policy import CustomPolicy
+
+            CustomPolicy.load(config.config.policy)
         return
     if config.load_thresholds.is_set:
         raise ConfigError(f"load thresholds are for the router mode kv, and this one is {config.mode.value}")

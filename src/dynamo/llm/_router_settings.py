@@ -48,7 +48,12 @@ class RouterSettings(Settings):
         _KV.use_kv_events, _ONLY_KV + "learn from the workers' events what they hold; else remember what was sent where"
     )
     router_overlap_score_credit: float = option(
-        _KV.overlap_score_credit, _ONLY_KV + "how much of computing a block its cache saves; 0 ignores caches", least=0
+        _KV.overlap_score_credit,
+        _ONLY_KV + "how often a block counts that is to be computed and that others have cached; 0 ignores caches",
+        least=0,
+    )
+    router_share_overlap_score_credit: bool = option(
+        _KV.share_overlap_score_credit, _ONLY_KV + "divide that by the number of workers that have the block"
     )
     router_overlap_score_credit_decay: float = option(
         _KV.overlap_score_credit_decay, _ONLY_KV + "how fast that falls for workers with more to compute", least=0

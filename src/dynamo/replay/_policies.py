@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dynamo._core.errors import ConfigError
 from dynamo.llm import KvRouter, KvRouterConfig, RouterConfig, RouterMode
 from dynamo.llm._model_card import ModelCard
-from dynamo.llm._open_router import open_router
+from dynamo.llm._open_router import check_router_config, open_router
 from dynamo.llm._routing import Router
 from dynamo.llm._workers import Workers
 from dynamo.replay._truth import Truth, most_cached
@@ -48,11 +48,20 @@ class Policy:
 def read_policies(names: Sequence[str], kv_router_config: KvRouterConfig | None = None) -> list[Policy]:
     """Return the policies with these names: router modes, `oracle`, `most-cached`, or `module:function`, your own.
 
-    `kv_router_config` is for the mode `kv` and for all that are no modes. Raises `ConfigError` for a name that is none.
+    `kv_router_config` is for the mode `kv` and for all that are no modes. Raises `ConfigError` for a name
+    that is none, for a policy that cannot be loaded, and for a `kv_router_config` that none of them takes.
     """
     policies = [_read(name, kv_router_config or KvRouterConfig()) for name in dict.fromkeys(names)]
     if not 1 <= len(policies) <= COMPARED_MAX:
         raise ConfigError(f"a replay compares from 1 to {COMPARED_MAX} policies, and these are {len(policies)}")
+    if kv_router_config is not None and all(policy.config.mode is not RouterMode.KV for policy in policies):
+        raise ConfigError(
+            f"--kv-router-config is for the KV router, and none of {', '.join(one.name for one in policies)} is one: "
+            "add kv, or leave it out",
+            setting="kv_router_config",
+        )
+    for policy in policies:
+        check_router_config(policy.config)
     return policies
 
 

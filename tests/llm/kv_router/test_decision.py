@@ -39,8 +39,8 @@ def test_a_decision_names_the_terms_of_every_candidate() -> None:
     one, two = decision(at, [1, 2]).candidates
 
     assert (one.overlap_blocks, one.active_prefill_tokens, one.prefill_blocks, one.decode_blocks) == (4, 0, 6.0, 10)
-    assert (two.overlap_blocks, two.active_prefill_tokens, two.prefill_blocks, two.decode_blocks) == (0, 8, 12.0, 12)
-    assert (one.cost, two.cost, two.active_requests) == (16.0, 24.0, 1)
+    assert (two.overlap_blocks, two.active_prefill_tokens, two.prefill_blocks, two.decode_blocks) == (0, 8, 20.0, 12)
+    assert (one.cost, two.cost, two.active_requests) == (4 * 6.0 + 10, 4 * 20.0 + 12 + 50, 1)
 
 
 def test_predicted_tokens_are_never_the_whole_prompt() -> None:
@@ -67,8 +67,14 @@ def test_a_worker_with_more_to_compute_lost_for_that() -> None:
 
 def test_a_worker_that_holds_more_lost_for_that() -> None:
     at = desk(FixedWorkers([1, 2]))
+    book(at.selector.fleet, at.selector.fleet.loads([1, 2])[0], prompt(400, first=500)).complete_prefill()
+    assert reasons(decision(at, [1, 2]))[1] == "it would hold 110 blocks, not 10"
+
+
+def test_a_worker_with_more_requests_lost_for_that() -> None:
+    at = desk(FixedWorkers([1, 2]))
     book(at.selector.fleet, at.selector.fleet.loads([1, 2])[0], prompt(100, first=500)).complete_prefill()
-    assert reasons(decision(at, [1, 2]))[1] == "it would hold 35 blocks, not 10"
+    assert reasons(decision(at, [1, 2]))[1] == "it has 1 requests, not 0"
 
 
 def test_a_worker_that_costs_as_much_lost_the_draw() -> None:
@@ -77,7 +83,7 @@ def test_a_worker_that_costs_as_much_lost_the_draw() -> None:
 
 
 def test_or_has_more_requests() -> None:
-    at = desk(FixedWorkers([1, 2]))
+    at = desk(FixedWorkers([1, 2]), config=KvRouterConfig(decode_active_request_weight=0.0))
     book(at.selector.fleet, at.selector.fleet.loads([1, 2])[0], prompt(0))
     assert reasons(decision(at, [1, 2]))[1] == "it costs as much, and has 1 requests more"
 
@@ -113,9 +119,9 @@ def test_a_decision_is_readable_in_a_terminal() -> None:
         "  went to 1, chosen by cost; 32 tokens expected in its cache; waited 0.0 ms",
         "  round robin: 1, with 32 tokens in its cache",
         "",
-        "worker  cached  to compute  to hold  requests  cost",
-        "1            8         2.0       10         0  12.0  taken",
-        "2            0        10.0       10         0  20.0  it has 0 of 10 blocks cached, not 8",
+        "worker  cached  to compute  to hold  requests   cost",
+        "1            8         2.0       10         0   18.0  taken",
+        "2            0        26.0       10         0  114.0  it has 0 of 10 blocks cached, not 8",
         "3 did not come into question: the request requires the taint fast",
     ]
 
@@ -150,11 +156,41 @@ def test_a_worker_of_one_rank_is_told_of_none() -> None:
     assert routed(desk(FixedWorkers([1])), [1]).dp_rank is None
 
 
-def test_where_the_requests_wishes_leave_nobody_it_is_said_what_they_are() -> None:
-    one = asked(TOKENS, pinned=7)
-    one.constraints = RoutingConstraints(required_taints=frozenset({"fast"}))
-    with pytest.raises(NoInstances, match=r"none of the 2 workers .* is instance 7 and has the taints fast"):
-        routed(desk(FixedWorkers([1, 2])), [1, 2], one)
+@pytest.mark.parametrize(
+    ("pinned", "rank", "required", "said"),
+    [
+        (0x7A, None, {"fast"}, "none of the 3 workers that could take the request is instance 7a, which it names"),
+        (None, 5, set(), "none of the 3 workers that could take the request has the data parallel rank 5, which"),
+        (1, 1, {"fast"}, "instance 1, which the request names, does not have the data parallel rank 1, which"),
+        (1, None, {"fast"}, "instance 1, which the request names, does not have all the taints that the request "),
+        (1, None, {"fast", "eu"}, "requires, eu, fast: it lacks fast; the taints that there are: eu"),
+        (None, 1, {"eu"}, "workers that could take the request has all the taints that the request requires, eu: no"),
+        (None, None, {"moon", "mars", "eu"}, "requires, eu, mars, moon: no worker has mars, moon; the taints"),
+        (None, None, {"eu", "fast"}, "requires, eu, fast: they are at different workers; the taints that there are: "),
+    ],
+)
+def test_where_the_requests_wishes_leave_nobody_it_is_said_which_of_them(
+    pinned: int | None, rank: int | None, required: set[str], said: str
+) -> None:
+    cards: dict[int, dict[str, object]] = {
+        1: {"taints": ["eu"]},
+        2: {"taints": ["fast"]},
+        3: {"data_parallel_size": 3, "taints": []},
+    }
+    one = asked(TOKENS, pinned=pinned)
+    one.pinned_dp_rank = rank
+    one.constraints = RoutingConstraints(required_taints=frozenset(required))
+    with pytest.raises(NoInstances) as caught:
+        routed(desk(FixedWorkers([1, 2, 3], cards)), [1, 2, 3], one)
+    assert said in str(caught.value)
+
+
+def test_so_many_taints_are_named_that_the_message_stays_short() -> None:
+    taints = [f"taint-{number:02}" for number in range(40)]
+    one = asked(TOKENS)
+    one.constraints = RoutingConstraints(required_taints=frozenset({"mars"}))
+    with pytest.raises(NoInstances, match=r"taint-00, .*, taint-15, \.\.\.$"):
+        routed(desk(FixedWorkers([1], {1: {"taints": taints}})), [1], one)
 
 
 @pytest.mark.parametrize(
@@ -182,16 +218,19 @@ def test_where_all_are_busy_the_request_is_refused() -> None:
     fleet = at.selector.fleet
     for load in fleet.loads([1, 2]):
         book(fleet, load, prompt(100, first=500))
-    with pytest.raises(Overloaded, match=r"all 2 workers .* are busy; .* has 100 tokens to compute, over 99"):
+    with pytest.raises(
+        Overloaded, match=r"all 2 workers .* are busy; .* has 100 tokens to compute, over 99"
+    ) as refused:
         routed(at, [1, 2])
+    assert refused.value.details["code"] == "all_workers_busy"
 
 
 def test_a_request_may_want_to_be_weighed_otherwise() -> None:
     one = asked(TOKENS)
     one.override = RouterConfigOverride(overlap_score_credit=0.0)
     at = desk(FixedWorkers([1, 2]), {1: 8})
-    assert {term.cost for term in decision(at, [1, 2], one).candidates} == {20.0}
-    assert {term.cost for term in decision(desk(FixedWorkers([1, 2]), {1: 8}), [1, 2]).candidates} == {12.0, 20.0}
+    assert {term.cost for term in decision(at, [1, 2], one).candidates} == {50.0}
+    assert {term.cost for term in decision(desk(FixedWorkers([1, 2]), {1: 8}), [1, 2]).candidates} == {18.0, 114.0}
 
 
 def test_an_override_that_makes_no_sense_is_the_requests_fault() -> None:

@@ -14,7 +14,7 @@ from dynamo.llm._routing import RouterConfigOverride
 def test_the_older_weight_sets_the_scale_of_prefill_and_warns() -> None:
     with pytest.warns(DeprecationWarning, match="prefill_load_scale"):
         config = KvRouterConfig(2.0)
-    assert (config.prefill_load_scale, config.overlap_score_credit) == (2.0, 1.0)
+    assert (config.prefill_load_scale, config.overlap_score_credit) == (2.0, KvRouterConfig().overlap_score_credit)
 
 
 def test_the_older_weight_of_zero_ignores_caches_too() -> None:
@@ -53,6 +53,8 @@ def test_an_option_that_lost_its_meaning_long_ago_is_accepted_with_a_warning() -
     ("fields", "message"),
     [
         ({"router_temperature": -1}, "router_temperature is -1"),
+        ({"prefill_load_scale": 1e308}, "prefill_load_scale is 1e[+]308"),
+        ({"decode_active_request_weight": 1e7}, "from 0 to 1e[+]06"),
         ({"overlap_score_credit": "much"}, "overlap_score_credit is 'much'"),
         ({"queue_threshold": 0}, "queue_threshold is 0"),
         ({"queue_policy": "random"}, "queue_policy is 'random'"),
@@ -118,3 +120,18 @@ def test_options_of_the_kv_router_are_refused_in_other_modes() -> None:
 def test_limits_that_make_no_sense_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
         RouterConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [10**400, 10**5000, -(10**400)], ids=["400 digits", "5000 digits", "negative"])
+@pytest.mark.parametrize("name", ["overlap_score_credit", "router_ttl_secs"])
+def test_a_number_that_no_float_can_be_is_refused_in_a_short_line(name: str, number: int) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        KvRouterConfig(**{name: number})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=name) as of_a_file:
+        KvRouterConfig.from_fields({name: number})
+    assert max(len(error.value.message) for error in (caught, of_a_file)) < 200
+
+
+def test_a_setting_of_all_modes_that_no_float_can_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="session_affinity_ttl_secs is 1000"):
+        RouterConfig(session_affinity_ttl_secs=10**400)

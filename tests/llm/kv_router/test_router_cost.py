@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,9 @@ from dynamo.llm._kv_router.cost import Weights, pick, preference, weigh
 from dynamo.llm._kv_router.fleet import Fleet
 from dynamo.llm._kv_router.load import Tracking
 from dynamo.llm._routing import RoutingConstraints
+
+#: The defaults of Dynamo 1.6.
+AS_1_6 = Weights(overlap_credit=1.0, credit_decay=0.0, prefill_scale=1.0, request_weight=0.0, shares_credit=False)
 
 
 def fleet_of(*requests: int) -> Fleet:
@@ -33,33 +37,74 @@ def costs(fleet: Fleet, num: int, overlaps: list[int], weights: Weights) -> list
 
 def test_the_cost_is_what_is_to_be_computed_and_what_is_to_be_held() -> None:
     # 16 tokens to compute and 4 blocks held already, and 40 tokens of which 3 blocks are cached.
-    assert costs(fleet_of(16), 40, [3], Weights()) == [(16 + 40) / BLOCK_SIZE - 3 + (4 + 10)]
+    assert costs(fleet_of(16), 40, [3], AS_1_6) == [(16 + 40) / BLOCK_SIZE - 3 + (4 + 10)]
 
 
 def test_a_scale_of_prefill_weighs_what_is_to_be_computed() -> None:
-    assert costs(fleet_of(16), 40, [3], Weights(prefill_scale=2.0)) == [2 * 11.0 + 14]
+    assert costs(fleet_of(16), 40, [3], replace(AS_1_6, prefill_scale=2.0)) == [2 * 11.0 + 14]
 
 
 def test_without_credit_caches_do_not_count() -> None:
-    assert costs(fleet_of(0, 0), 40, [3, 0], Weights(overlap_credit=0.0)) == [20.0, 20.0]
+    assert costs(fleet_of(0, 0), 40, [3, 0], replace(AS_1_6, overlap_credit=0.0)) == [20.0, 20.0]
+    assert costs(fleet_of(0, 0), 40, [3, 0], replace(AS_1_6, overlap_credit=0.0, shares_credit=True)) == [20.0, 20.0]
 
 
 def test_what_is_to_be_computed_is_never_less_than_nothing() -> None:
-    assert costs(fleet_of(0), 8, [2], Weights(overlap_credit=5.0)) == [2.0]
+    assert costs(fleet_of(0), 8, [2], replace(AS_1_6, overlap_credit=5.0)) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("overlaps", "to_compute"),
+    [
+        ([6, 0], [10 - 6, 10 - 6 + 3 * 6]),
+        ([6, 6], [4, 4]),
+        ([6, 6, 0], [4, 4, 4 + 3 * 6 / 2]),
+        ([6, 2, 0], [4, 4 + 3 * 4, 4 + 3 * 4 + 3 * 2 / 2]),
+        ([0, 0], [10, 10]),
+    ],
+)
+def test_what_others_have_counts_by_the_credit_which_they_share(overlaps: list[int], to_compute: list[float]) -> None:
+    sharing = replace(AS_1_6, overlap_credit=3.0, shares_credit=True)
+    assert costs(fleet_of(*[16] * len(overlaps)), 40, overlaps, sharing) == [4 + one + 4 + 10 for one in to_compute]
+
+
+@given(st.integers(0, 400), st.integers(1, 400), st.integers(0, 100), st.floats(0, 10))
+def test_where_nothing_is_shared_the_cost_is_that_of_1_6(active: int, size: int, cached: int, credit: float) -> None:
+    overlap = min(cached, size // BLOCK_SIZE)
+    [found] = costs(fleet_of(active), size, [overlap], replace(AS_1_6, overlap_credit=credit))
+    raw = (active + size) / BLOCK_SIZE
+    assert found == max(raw - credit * overlap, 0) + -(-active // BLOCK_SIZE) + -(-size // BLOCK_SIZE)
+
+
+@given(
+    st.integers(1, 400),
+    st.lists(st.integers(0, 100), min_size=1, max_size=8),
+    st.floats(0, 10),
+    st.floats(0, 10),
+    st.booleans(),
+)
+def test_of_idle_workers_those_with_more_of_the_prompt_are_never_dearer(
+    size: int, cached: list[int], credit: float, decay: float, shares: bool
+) -> None:
+    overlaps = sorted(min(one, size // BLOCK_SIZE) for one in cached)
+    weights = replace(AS_1_6, overlap_credit=credit, credit_decay=decay, shares_credit=shares)
+    found = costs(fleet_of(*[0] * len(overlaps)), size, overlaps, weights)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] >= 0
 
 
 def test_credit_decays_where_a_worker_has_more_to_compute_than_the_least_busy_one() -> None:
     # The second one has 40 tokens more, as many as the request: with a decay of 1 its credit is halved.
-    found = costs(fleet_of(0, 40), 40, [4, 4], Weights(credit_decay=1.0))
+    found = costs(fleet_of(0, 40), 40, [4, 4], replace(AS_1_6, credit_decay=1.0))
     assert found == [10.0 - 4 + 10, 20.0 - 2 + 20]
 
 
 def test_each_request_of_a_worker_costs_what_it_is_set_to() -> None:
-    assert costs(fleet_of(16, 0), 8, [0, 0], Weights(request_weight=100.0)) == [100 + 6.0 + 6, 2.0 + 2]
+    assert costs(fleet_of(16, 0), 8, [0, 0], replace(AS_1_6, request_weight=100.0)) == [100 + 6.0 + 6, 2.0 + 2]
 
 
 def test_where_prompts_are_not_tracked_what_is_cached_need_not_be_held_again() -> None:
-    assert costs(fleet_of(16), 8, [2], Weights(tracks_prefill=False)) == [4 + 2 - 2]
+    assert costs(fleet_of(16), 8, [2], replace(AS_1_6, tracks_prefill=False)) == [4 + 2 - 2]
 
 
 def test_blocks_that_running_requests_share_with_the_prompt_are_held_already() -> None:
@@ -68,7 +113,7 @@ def test_blocks_that_running_requests_share_with_the_prompt_are_held_already() -
     book(fleet, loads[0], prompt(16), tracking=Tracking(prefill_tokens=False))
     of = prompt(20)
 
-    terms = weigh(of, loads, [0, 0], fleet.active.shared(of), Weights())
+    terms = weigh(of, loads, [0, 0], fleet.active.shared(of), AS_1_6)
 
     assert terms.decode_blocks == [5, 5]
 
@@ -79,7 +124,7 @@ def test_preferred_taints_make_a_worker_cheaper_and_shunned_ones_dearer() -> Non
     loads = fleet.loads([0, 1, 2])
 
     factors = [preference(constraints, load) for load in loads]
-    found = weigh(prompt(40), loads, [0, 0, 0], {}, Weights(), factors).costs
+    found = weigh(prompt(40), loads, [0, 0, 0], {}, AS_1_6, factors).costs
 
     assert factors == [math.exp(-math.tanh(1)), math.exp(math.tanh(1)), 1.0]
     assert found == [20.0 * factor for factor in factors]
@@ -126,7 +171,7 @@ def test_where_nothing_is_cached_the_cheapest_is_the_one_with_the_least_to_do(
         for request in range(count):
             book(fleet, load, prompt(size, first=10_000 * (10 * number + request + 1)))
 
-    terms = weigh(prompt(num_tokens), loads, [0] * len(loads), {}, Weights())
+    terms = weigh(prompt(num_tokens), loads, [0] * len(loads), {}, AS_1_6)
 
     to_do = [load.prefill_tokens / BLOCK_SIZE + load.decode_blocks for load in loads]
     assert terms.costs.index(min(terms.costs)) == to_do.index(min(to_do))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from tests.llm.kv_router.prompts import BLOCK_SIZE, desk
 from tests.llm.kv_router.worker_model import FixedWorkers, asked
 
-from dynamo._core.errors import ConfigError, HandlerError
 from dynamo.llm._kv_router.decision import ChosenBy
 from dynamo.llm._kv_router.policy import Candidate, CustomPolicy, Policy
 
@@ -59,32 +60,9 @@ def test_a_decision_says_that_a_policy_made_it() -> None:
     assert [one.cost for one in route.decision.candidates] == [-1, -2, -3]
 
 
-@pytest.mark.parametrize("policy", [lambda worker: 1.0, lambda: 1.0, lambda a, b: 1.0, 7, "x:y"])
-def test_what_is_no_policy_is_refused_with_what_would_be_one(policy: object) -> None:
-    with pytest.raises(ConfigError, match="a function of `candidate`"):
-        CustomPolicy(policy)  # type: ignore[arg-type]
-
-
-def fails(candidate: Candidate) -> float:
-    raise RuntimeError("no idea")
-
-
-def not_finite(candidate: Candidate) -> float:
-    return float("nan")
-
-
-def somebody_else(candidates: list[Candidate]) -> Candidate:
-    return Candidate(9, 0, 0, 0, 0, 0, 0, 0, 0, None, frozenset(), 0.0)
-
-
-@pytest.mark.parametrize(
-    ("policy", "why"), [(fails, "no idea"), (not_finite, "not finite"), (somebody_else, "none of the candidates")]
-)
-def test_a_policy_that_fails_fails_the_request_and_is_named(policy: Policy, why: str) -> None:
-    at = desk(WORKERS, CACHED, policy=policy)
-    with pytest.raises(HandlerError, match=f"{getattr(policy, '__name__')} failed: .*{why}"):  # noqa: B009
-        at.route(asked(list(range(40))), BLOCK_SIZE).choose([1, 2, 3])
-    assert all(load.num_requests == 0 for load in at.selector.fleet.loads([1, 2, 3]))
+@pytest.mark.parametrize("number", [2, Fraction(1, 2), Decimal("0.5"), True])
+def test_a_cost_is_any_finite_number(number: float) -> None:
+    assert chosen(lambda candidate: number if candidate.worker_id == 2 else 10.0) == 2
 
 
 def test_a_policy_is_imported_by_its_name_from_the_working_directory(
@@ -95,22 +73,4 @@ def test_a_policy_is_imported_by_its_name_from_the_working_directory(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert CustomPolicy.load("routing_policy_of_a_test:Mine").name == "Mine"
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("mine", "module:function"),
-        ("no_such_module_here:x", "No module named"),
-        ("json:no_such_name", "no attribute"),
-        ("json:loads", "no routing policy"),
-    ],
-)
-def test_a_name_that_is_of_no_policy_is_refused_with_the_reason(
-    name: str, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=why):
-        CustomPolicy.load(name)
+    assert CustomPolicy.load("routing_policy_of_a_test:Mine").name == "routing_policy_of_a_test:Mine"

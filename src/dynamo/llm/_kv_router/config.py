@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamo._core.errors import ConfigError
-from dynamo.llm._kv_router.kv_config import KvRouterConfig, PolicyClass, check, check_choice, is_number
+from dynamo.llm._kv_router.kv_config import KvRouterConfig, PolicyClass, check, check_choice
+from dynamo.llm._numbers import is_number, shown
 
 __all__ = ["KvRouterConfig", "LoadThresholdConfig", "PolicyClass", "RouterConfig", "RouterMode"]
 
@@ -42,11 +43,11 @@ class LoadThresholdConfig:
         part = self.active_decode_blocks_threshold
         check(
             part is None or (is_number(part) and 0 <= part <= 1),
-            f"active_decode_blocks_threshold is {part!r}; it is a part of all blocks, from 0 to 1",
+            f"active_decode_blocks_threshold is {shown(part)}; it is a part of all blocks, from 0 to 1",
         )
         for name in ("active_prefill_tokens_threshold", "active_prefill_tokens_threshold_frac"):
             value = getattr(self, name)
-            check(value is None or (is_number(value) and value >= 0), f"{name} is {value!r}; it must be from 0")
+            check(value is None or (is_number(value) and value >= 0), f"{name} is {shown(value)}; it must be from 0")
 
     @property
     def is_set(self) -> bool:
@@ -93,7 +94,7 @@ def check_affinity(ttl_secs: float | None, mode: str) -> None:
     """Raise `ConfigError` unless sessions can be kept to their workers so."""
     check(
         ttl_secs is None or (is_number(ttl_secs) and 1 <= ttl_secs <= AFFINITY_TTL_S_MAX),
-        f"session_affinity_ttl_secs is {ttl_secs!r}; it must be from 1 to {AFFINITY_TTL_S_MAX:.0f}",
+        f"session_affinity_ttl_secs is {shown(ttl_secs)}; it must be from 1 to {AFFINITY_TTL_S_MAX:.0f}",
     )
     check_choice("session_affinity_mode", mode, ("hard", "soft"))
 

@@ -2,13 +2,21 @@
 
 In blocks, for each worker:
 
-    prefill = what it has to compute already, and this prompt - overlap_score_credit * what it has cached of it
+    prefill = what it has to compute already + what it would have to compute of this prompt
     decode  = what it would hold while it generates; what its requests share with this prompt counts once
     cost    = prefill_load_scale * prefill + decode + decode_active_request_weight * its requests
 
 times a factor below 1 if the request prefers the worker, or above 1 if it shuns it. Nothing cached anywhere, this is
 the load of each worker, and the least loaded one is taken. Among equals it is the one with the fewest requests, and
 among those one at random, so that routers that do not know of each other do not all choose the same.
+
+Of the prompt, a block that no worker has cached counts once. One that others have counts `overlap_score_credit` times,
+divided by how many have it: those share the credit. What one worker alone has, the part of a conversation that is its
+own, is best used there: to compute it again makes this request wait and those behind it, and once more when it goes on.
+What many have will be asked for again, and one more that has it is one more that can answer.
+
+Without `share_overlap_score_credit` it is the cost of Dynamo 1.6: the credit for all that is cached is taken from the
+prompt, and what would be less than nothing is nothing.
 
 A prefix that one worker has cached draws requests there until its load outweighs what they save; then another worker
 computes the prefix and has it, too. While hardly more than one request per worker runs, that can take long: few
@@ -34,10 +42,11 @@ from dynamo.llm._routing import RoutingConstraints
 class Weights:
     """What counts how much; see `KvRouterConfig`."""
 
-    overlap_credit: float = 1.0
-    credit_decay: float = 0.0
-    prefill_scale: float = 1.0
-    request_weight: float = 0.0
+    overlap_credit: float
+    credit_decay: float
+    prefill_scale: float
+    request_weight: float
+    shares_credit: bool
     tracks_prefill: bool = True
 
     @classmethod
@@ -47,6 +56,7 @@ class Weights:
             config.overlap_score_credit_decay,
             config.prefill_load_scale,
             config.decode_active_request_weight,
+            config.share_overlap_score_credit,
             config.router_track_prefill_tokens,
         )
 
@@ -59,7 +69,7 @@ class Terms:
     overlap_blocks: list[int]
     #: Tokens that it has to compute already.
     active_prefill_tokens: list[int]
-    #: Blocks that it would have to compute, with this request, less the credit for those that it has.
+    #: Blocks that it would have to compute, with this request; those that others have cached count by the credit.
     prefill_blocks: list[float]
     #: Blocks that it would hold.
     decode_blocks: list[int]
@@ -84,11 +94,7 @@ def weigh(
         decode = [load.decode_blocks + num_blocks - shared.get(load, 0) for load in loads]
     else:
         decode = [load.decode_blocks + num_blocks for load in loads]
-    credit = weights.overlap_credit
-    credits = [credit * overlap for overlap in overlaps]
-    if weights.credit_decay:
-        decays = _decays(active, num_blocks * block_size, weights.credit_decay)
-        credits = [one * decay for one, decay in zip(credits, decays, strict=True)]
+    credits = _credits(overlaps, active, num_blocks * block_size, weights)
     scale = weights.prefill_scale
     if weights.tracks_prefill:
         prefill = [
@@ -106,6 +112,32 @@ def weigh(
     if factors:
         costs = [cost * factor for cost, factor in zip(costs, factors, strict=True)]
     return Terms(list(overlaps), active, prefill, decode, num_requests, factors or [], costs)
+
+
+def _credits(overlaps: Sequence[int], active: Sequence[int], request_tokens: int, weights: Weights) -> Sequence[float]:
+    """What is taken from what each worker has to compute, in blocks, for what it has cached."""
+    if not any(overlaps):
+        return overlaps
+    shares, credit = weights.shares_credit, weights.overlap_credit
+    credits = _shared(overlaps, credit) if shares else [credit * one for one in overlaps]
+    # Whoever has most of the prompt computes the rest of it, and no less: the others lack the difference.
+    beyond = max(credits) - min(1.0, credit) * max(overlaps) if shares else 0.0
+    if weights.credit_decay:
+        decays = _decays(active, request_tokens, weights.credit_decay)
+        credits = [one * decay for one, decay in zip(credits, decays, strict=True)]
+    return [one - beyond for one in credits] if shares else credits
+
+
+def _shared(overlaps: Sequence[int], credit: float) -> list[float]:
+    """The credit of each worker, where those that have a block share what it is worth."""
+    total, depth = 0.0, 0
+    by_depth = {0: 0.0}
+    for num_less_deep, overlap in enumerate(sorted(overlaps)):
+        if overlap > depth:
+            total += credit * (overlap - depth) / (len(overlaps) - num_less_deep)
+            depth = overlap
+            by_depth[depth] = total
+    return [by_depth[overlap] for overlap in overlaps]
 
 
 def _decays(active: Sequence[int], request_tokens: int, decay: float) -> list[float]:

@@ -9,11 +9,12 @@ import enum
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
 from dynamo._core.prefix_index import WorkerKey
-from dynamo.llm._kv_router.cost import Terms
+from dynamo.llm._kv_router.cost import Terms, Weights
 from dynamo.llm._kv_router.load import Load
 from dynamo.llm._kv_router.reasons import why_it_lost
 from dynamo.llm._kv_router.text_table import table
@@ -31,6 +32,21 @@ class ChosenBy(enum.StrEnum):
     PINNED = "pinned"
 
 
+def worker_name(worker_id: int, dp_rank: int = 0) -> str:
+    """Return what people are shown for a worker: its id in hexadecimal digits, as logs, metrics and `/health` do."""
+    return f"{worker_id:x}" + (f", rank {dp_rank}" if dp_rank else "")
+
+
+class _OfWorker(Protocol):
+    @property
+    def worker_id(self) -> int: ...
+
+
+def note_worker(told: _OfWorker) -> None:
+    """Set the field `worker` of a struct by its `worker_id`."""
+    msgspec.structs.force_setattr(told, "worker", worker_name(told.worker_id))  # type: ignore[arg-type]  # a struct
+
+
 class CandidateTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker that came into question: what it had, what the request would have cost there, and why it lost."""
 
@@ -45,6 +61,11 @@ class CandidateTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     #: By what the cost was multiplied, because of what the request prefers.
     taint_factor: float = 1.0
     why_it_lost: str | None = None
+    #: The `worker_id` as people read it: many readers of JSON round numbers as large as that.
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
 
 class ExcludedWorker(msgspec.Struct, frozen=True):
@@ -53,6 +74,10 @@ class ExcludedWorker(msgspec.Struct, frozen=True):
     worker_id: int
     dp_rank: int
     why: str
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
 
 class RoundRobinChoice(msgspec.Struct, frozen=True):
@@ -61,6 +86,10 @@ class RoundRobinChoice(msgspec.Struct, frozen=True):
     worker_id: int
     overlap_blocks: int
     cached_tokens: int
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,6 +109,10 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     queue_s: float = 0.0
     round_robin: RoundRobinChoice | None = None
     excluded: list[ExcludedWorker] = []
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        note_worker(self)
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self)
@@ -92,15 +125,19 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the decision as text for a terminal, the cheapest worker first."""
         lines = [
             f"request {self.request_id}: {self.num_tokens} tokens, {self.num_blocks} blocks of {self.block_size}",
-            f"  went to {_name(self.worker_id, self.dp_rank)}, chosen by {self.chosen_by}; "
+            f"  went to {worker_name(self.worker_id, self.dp_rank)}, chosen by {self.chosen_by}; "
             f"{self.predicted_cached_tokens} tokens expected in its cache; waited {self.queue_s * 1000:.1f} ms",
         ]
         if self.round_robin is not None:
             other = self.round_robin
-            lines.append(f"  round robin: {_name(other.worker_id, 0)}, with {other.cached_tokens} tokens in its cache")
+            lines.append(
+                f"  round robin: {worker_name(other.worker_id)}, with {other.cached_tokens} tokens in its cache"
+            )
         rows = [_row(one) for one in sorted(self.candidates, key=lambda one: (one.why_it_lost is not None, one.cost))]
         lines += ["", *table(_HEADINGS, rows)]
-        lines += [f"{_name(one.worker_id, one.dp_rank)} did not come into question: {one.why}" for one in self.excluded]
+        lines += [
+            f"{worker_name(one.worker_id, one.dp_rank)} did not come into question: {one.why}" for one in self.excluded
+        ]
         return "\n".join(lines)
 
 
@@ -117,8 +154,7 @@ class Weighed:
     position: int
     chosen_by: ChosenBy
     round_robin: int | None
-    prefill_scale: float
-    request_weight: float
+    weights: Weights
     excluded: list[tuple[WorkerKey, str]] = field(default_factory=list)
     queue_s: float = 0.0
 
@@ -173,8 +209,7 @@ class Weighed:
         return why_it_lost(
             self.terms, position, self.position,
             num_blocks=self.num_blocks, block_size=self.block_size,
-            prefill_scale=self.prefill_scale, request_weight=self.request_weight,
-            by_cost=self.chosen_by is ChosenBy.COST,
+            weights=self.weights, by_cost=self.chosen_by is ChosenBy.COST,
         )  # fmt: skip
 
     def _round_robin(self) -> RoundRobinChoice | None:
@@ -224,7 +259,7 @@ _HEADINGS = ("worker", "cached", "to compute", "to hold", "requests", "cost", ""
 
 def _row(one: CandidateTerms) -> tuple[str, ...]:
     return (
-        _name(one.worker_id, one.dp_rank),
+        worker_name(one.worker_id, one.dp_rank),
         str(one.overlap_blocks),
         f"{one.prefill_blocks:.1f}",
         str(one.decode_blocks),
@@ -232,7 +267,3 @@ def _row(one: CandidateTerms) -> tuple[str, ...]:
         f"{one.cost:.1f}" + (f" (times {one.taint_factor:.2f})" if one.taint_factor != 1.0 else ""),
         "taken" if one.why_it_lost is None else one.why_it_lost,
     )
-
-
-def _name(worker_id: int, dp_rank: int) -> str:
-    return f"{worker_id}" + (f", rank {dp_rank}" if dp_rank else "")

@@ -10,6 +10,9 @@ from dynamo.llm._routing import Asked
 
 Excluded = list[tuple[WorkerKey, str]]
 
+#: So many taints are named in a message.
+NAMED_MAX = 16
+
 
 def eligible(asked: Asked, loads: list[Load], thresholds: LoadThresholdConfig) -> tuple[list[Load], Excluded]:
     """Return the workers that come into question, and the others with a sentence each.
@@ -31,7 +34,7 @@ def _wanted(asked: Asked, loads: list[Load], excluded: Excluded) -> list[Load]:
     wanted: list[Load] = []
     for load in loads:
         if asked.pinned_instance not in (None, load.key.worker_id):
-            excluded.append((load.key, f"the request names instance {asked.pinned_instance}"))
+            excluded.append((load.key, f"the request names instance {asked.pinned_instance:x}"))
         elif asked.pinned_dp_rank not in (None, load.key.dp_rank):
             excluded.append((load.key, f"the request names rank {asked.pinned_dp_rank}"))
         elif not required <= load.facts.taints:
@@ -39,20 +42,37 @@ def _wanted(asked: Asked, loads: list[Load], excluded: Excluded) -> list[Load]:
             excluded.append((load.key, f"the request requires the taint {missing}"))
         else:
             wanted.append(load)
-    if not wanted:
-        raise NoInstances(_nobody(asked, len(loads)))
+    if loads and not wanted:
+        raise NoInstances(_nobody(asked, loads))
     return wanted
 
 
-def _nobody(asked: Asked, num_loads: int) -> str:
-    wishes = []
-    if asked.pinned_instance is not None:
-        wishes.append(f"is instance {asked.pinned_instance}")
-    if asked.pinned_dp_rank is not None:
-        wishes.append(f"has the data parallel rank {asked.pinned_dp_rank}")
-    if asked.constraints.required_taints:
-        wishes.append(f"has the taints {', '.join(sorted(asked.constraints.required_taints))}")
-    return f"none of the {num_loads} workers that could take the request {' and '.join(wishes)}, as it requires"
+def _nobody(asked: Asked, loads: list[Load]) -> str:
+    """Say which of its wishes leaves a request without a worker: the first one, in the order in which they are met."""
+    id, rank, required = asked.pinned_instance, asked.pinned_dp_rank, asked.constraints.required_taints
+    num_workers = len({load.key.worker_id for load in loads})
+    who, has, lacks = f"none of the {num_workers} workers that could take the request", "has", "no worker has"
+    if id is not None:
+        loads = [load for load in loads if load.key.worker_id == id]
+        if not loads:
+            return f"{who} is instance {id:x}, which it names"
+        who, has, lacks = f"instance {id:x}, which the request names,", "does not have", "it lacks"
+    if rank is not None:
+        loads = [load for load in loads if load.key.dp_rank == rank]
+        if not loads:
+            return f"{who} {has} the data parallel rank {rank}, which the request names"
+    there = frozenset[str]().union(*(load.facts.taints for load in loads))
+    nowhere = required - there
+    why = f"{lacks} {_named(nowhere)}" if nowhere else "they are at different workers"
+    return (
+        f"{who} {has} all the taints that the request requires, {_named(required)}: {why}; "
+        f"the taints that there are: {_named(there)}"
+    )
+
+
+def _named(taints: frozenset[str]) -> str:
+    shown = ", ".join(sorted(taints)[:NAMED_MAX])
+    return (shown + (", ..." if len(taints) > NAMED_MAX else "")) or "none"
 
 
 def _not_busy(loads: list[Load], thresholds: LoadThresholdConfig, excluded: Excluded) -> list[Load]:
@@ -64,7 +84,10 @@ def _not_busy(loads: list[Load], thresholds: LoadThresholdConfig, excluded: Excl
         else:
             excluded.append((load.key, f"it is busy: {why}"))
     if loads and not free:
-        raise Overloaded(f"all {len(loads)} workers that could take the request are busy; the last of them {why}")
+        raise Overloaded(
+            f"all {len(loads)} workers that could take the request are busy; the last of them {why}",
+            code="all_workers_busy",
+        )
     return free
 
 

@@ -1,4 +1,14 @@
-"""The options of the KV router, with the names and the defaults of Dynamo 1.6.
+"""The options of the KV router, with the names of Dynamo 1.6, and all but three of its defaults.
+
+Those three weigh the cost, and `share_overlap_score_credit` is not in 1.6; see `cost.py`. They are thought of in time,
+as a GPU takes it, and replays of traces (`docs/replay.md`) come out much the same with half and with twice of each:
+
+- To compute a block takes about four times as long as to read it again at each step of an answer of 200 tokens:
+  `prefill_load_scale` is 4, not 1.
+- What only one worker has cached is best used there, or this request waits, and those behind it, and the next ones
+  that it would be of use to: `overlap_score_credit` is 3, not 1.
+- An answer takes its part of every step, 300 tokens about as much as ten blocks that are computed:
+  `decode_active_request_weight` is 50, not 0.
 
 Options of that version which have no meaning here are refused with the reason: an option that does nothing would be
 taken for one that works.
@@ -8,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass
@@ -18,6 +27,7 @@ from typing import Literal, get_type_hints
 import msgspec
 
 from dynamo._core.errors import ConfigError
+from dynamo.llm._numbers import is_number, shown
 from dynamo.llm._routing import RouterConfigOverride
 
 QueuePolicy = Literal["fcfs", "lcfs", "wspt"]
@@ -25,6 +35,8 @@ CachePolicy = Literal["ttl", "lru"]
 
 #: Requests that wait in one router; those beyond it are refused.
 QUEUE_SIZE_MAX = 10_000
+#: What costs are made of is no higher, so that they stay numbers.
+FACTOR_MAX = 1e6
 
 
 class PolicyClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +66,8 @@ class KvRouterConfig:
     """How the KV router weighs workers, what it counts, and when requests wait.
 
     The cost of a worker is `prefill_load_scale` times the blocks that it would have to compute, those of requests
-    before included, plus the blocks that it would hold while it generates. The cheapest one is taken.
+    before included, plus the blocks that it would hold while it generates, plus `decode_active_request_weight` times
+    its requests. The cheapest one is taken.
     """
 
     #: The older name of two options: sets `prefill_load_scale`, and with 0 `overlap_score_credit` to 0, too.
@@ -67,14 +80,16 @@ class KvRouterConfig:
     #: Whether the workers' own events tell which blocks they hold. If not, the router remembers where it sent what.
     use_kv_events: bool = True
     _: KW_ONLY
-    #: So much of a block's computation does the cache save: 1 all of it, 0 ignores the caches.
-    overlap_score_credit: float = 1.0
+    #: How often a block counts that is to be computed, and that another worker has cached; 0 ignores the caches.
+    overlap_score_credit: float = 3.0
+    #: Whether that is divided by the number of workers that have it. If not, all is counted as Dynamo 1.6 does.
+    share_overlap_score_credit: bool = True
     #: How fast that credit falls as a worker has more prompts to compute than the least busy one; 0: never.
     overlap_score_credit_decay: float = 0.0
     #: What a block to compute costs, where a block to hold while generating costs 1.
-    prefill_load_scale: float = 1.0
+    prefill_load_scale: float = 4.0
     #: What each request costs that a worker has already, in blocks.
-    decode_active_request_weight: float = 0.0
+    decode_active_request_weight: float = 50.0
     #: Without events: forget what was sent somewhere after `router_ttl_secs`, or once the worker's cache is full.
     approximate_cache_policy: CachePolicy = "ttl"
     router_ttl_secs: float = 120.0
@@ -106,12 +121,13 @@ class KvRouterConfig:
             self._set_overlap_score_weight(overlap_score_weight)
         for name in _NOT_NEGATIVE:
             value = getattr(self, name)
-            check(is_number(value) and value >= 0, f"{name} is {value!r}; it must be a number from 0")
+            is_right = is_number(value) and 0 <= value <= FACTOR_MAX
+            check(is_right, f"{name} is {shown(value)}; it must be a number from 0 to {FACTOR_MAX:g}")
         for name in _POSITIVE:
             value = getattr(self, name)
             check(
                 (value is None and name in _OPTIONAL) or (is_number(value) and value > 0),
-                f"{name} is {value!r}; it must be a number above 0",
+                f"{name} is {shown(value)}; it must be a number above 0",
             )
         for name, only in (("host_cache_hit_weight", 0.75), ("disk_cache_hit_weight", 0.25)):
             check(getattr(self, name) == only, f"{name} cannot be set: only blocks on the device are known here")
@@ -214,7 +230,7 @@ def _converted(name: str, value: object) -> object:
     try:
         return msgspec.convert(value, types[name])
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name} is {value!r}: {error}", setting=name) from error
+        raise ConfigError(f"{name} is {shown(value)}: {error}", setting=name) from error
 
 
 @lru_cache(maxsize=1)
@@ -222,10 +238,6 @@ def _types() -> dict[str, object]:
     """The type of each option."""
     hints = get_type_hints(KvRouterConfig)
     return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items() if name != "_"}
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check(is_right: bool, message: str) -> None:

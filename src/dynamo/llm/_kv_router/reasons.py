@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo.llm._kv_router.cost import Terms
+from dynamo.llm._kv_router.cost import Terms, Weights
 
 
 def why_it_lost(
@@ -12,8 +12,7 @@ def why_it_lost(
     *,
     num_blocks: int,
     block_size: int,
-    prefill_scale: float,
-    request_weight: float,
+    weights: Weights,
     by_cost: bool,
 ) -> str:
     """Compare a worker with the one that was taken; `by_cost` is whether the cheapest one was."""
@@ -27,16 +26,19 @@ def why_it_lost(
     tokens, its_tokens = terms.active_prefill_tokens[taken], terms.active_prefill_tokens[position]
     num_requests, its_requests = terms.num_requests[taken], terms.num_requests[position]
     differences = [
-        (prefill_scale * (overlap - its_overlap), f"it has {its_overlap} of {num_blocks} blocks cached, not {overlap}"),
         (
-            prefill_scale * (its_tokens - tokens) / block_size,
+            weights.prefill_scale * weights.overlap_credit * (overlap - its_overlap),
+            f"it has {its_overlap} of {num_blocks} blocks cached, not {overlap}",
+        ),
+        (
+            weights.prefill_scale * (its_tokens - tokens) / block_size,
             f"it has {its_tokens} tokens to compute before this request, not {tokens}",
         ),
         (
             float(terms.decode_blocks[position] - terms.decode_blocks[taken]),
             f"it would hold {terms.decode_blocks[position]} blocks, not {terms.decode_blocks[taken]}",
         ),
-        (request_weight * (its_requests - num_requests), f"it has {its_requests} requests, not {num_requests}"),
+        (weights.request_weight * (its_requests - num_requests), f"it has {its_requests} requests, not {num_requests}"),
     ]
     most, reason = max(differences)
     if most <= 0:

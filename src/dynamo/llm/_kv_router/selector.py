@@ -111,11 +111,11 @@ class Selector:
         bound = self._bound_to(asked, now)
         factors = self._factors(asked, loads, bound)
         terms = weigh(prompt, loads, overlaps, shared, settings.weights, factors)
-        position, chosen_by = self._take(asked, prompt, loads, terms, settings.temperature, bound)
+        position, chosen_by = self._take(asked, prompt, loads, terms, settings.temperature, bound, now)
         self._last_in_turn = next_in_turn(ids, self._last_in_turn)
         weighed = Weighed(
             asked.context.request_id, prompt.num_tokens, prompt.num_blocks, prompt.block_size, loads, terms, position,
-            chosen_by, self._last_in_turn, settings.weights.prefill_scale, settings.weights.request_weight, excluded,
+            chosen_by, self._last_in_turn, settings.weights, excluded,
         )  # fmt: skip
         self.stats.lookup.add(looked_up - began)
         self.stats.scheduling.add(perf_counter() - looked_up)
@@ -145,7 +145,8 @@ class Selector:
         stats.predicted_cached_tokens += overlap * prompt.block_size
         if prompt.num_cacheable_blocks and self._beginnings.note(prompt.tokens_hashes[0]):
             stats.repeated_prompts += 1
-            stats.repeated_prompts_without_hit += not any(weighed.terms.overlap_blocks)
+            knows_caches = self._overlaps is not None or self.sent is not None
+            stats.repeated_prompts_without_hit += knows_caches and not any(weighed.terms.overlap_blocks)
 
     def overlaps(self, prompt: Prompt, loads: Sequence[Load]) -> list[int]:
         """Return how many blocks of a prompt each worker should find in its cache."""
@@ -175,7 +176,14 @@ class Selector:
         return factors
 
     def _take(
-        self, asked: Asked, prompt: Prompt, loads: list[Load], terms: Terms, temperature: float, bound: WorkerKey | None
+        self,
+        asked: Asked,
+        prompt: Prompt,
+        loads: list[Load],
+        terms: Terms,
+        temperature: float,
+        bound: WorkerKey | None,
+        now: float,
     ) -> tuple[int, ChosenBy]:
         if asked.pinned_instance is not None and len(loads) == 1:
             return 0, ChosenBy.PINNED
@@ -185,7 +193,7 @@ class Selector:
                     return position, ChosenBy.SESSION
         chosen_by = ChosenBy.TEMPERATURE if temperature > 0 else ChosenBy.COST
         if self._policy is not None:
-            position_or_none, terms.costs = self._policy.pick(prompt, loads, terms)
+            position_or_none, terms.costs = self._policy.pick(prompt, loads, terms, now)
             if position_or_none is not None:
                 return position_or_none, ChosenBy.POLICY
             chosen_by = ChosenBy.POLICY

@@ -1,0 +1,28 @@
+"""Numbers that people give: which make sense as such, and how what they gave is shown to them."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+#: So much of what somebody gave instead of a number is shown.
+SHOWN_CHARS_MAX = 64
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a finite number that a float can be."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shown(value: object) -> str:
+    """Return what somebody gave as the text of a message, which is not long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return f"({type(value).__name__} that is too long to be shown)"
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "..."
