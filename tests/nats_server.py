@@ -45,10 +45,17 @@ class NatsServer:
         """Freeze it: connections stay, nothing is answered."""
         self._signal(signal.SIGSTOP)
 
+    async def until_stopped(self) -> None:
+        """Wait until the kernel has frozen it, which takes a moment: until then a thread of it may answer."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.is_stopped():  # noqa: ASYNC110 - the kernel tells parents only
+                await asyncio.sleep(0.001)
+
     def is_stopped(self) -> bool:
-        """Whether the kernel has frozen it."""
+        """Whether the kernel has frozen it, and each thread of it."""
         assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in threads)
 
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)

@@ -1,7 +1,7 @@
-"""The tiny model that tests share: made once per checkout, in `.cache/tiny-model`, by the example's script.
+"""The tiny model that tests share: made once per checkout, below `.cache`, by the example's script.
 
 Several test processes may ask at once: one makes it while the others wait. It is made anew when the script
-that makes it has changed.
+that makes it has changed. Each version of the transformers package has its own, since it writes other files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,10 +22,11 @@ MAKE_TIMEOUT_S = 120
 
 def tiny_model_path() -> Path:
     """Return the folder of the tiny model; make it first if need be."""
-    model, version = CACHE / "tiny-model", CACHE / "tiny-model.version"
+    folder = CACHE / f"transformers-{metadata.version('transformers')}"
+    model, version = folder / "tiny-model", folder / "tiny-model.version"
     wanted = hashlib.sha256(MAKER.read_bytes()).hexdigest()
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "tiny-model.lock").open("w") as lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tiny-model.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (version.exists() and version.read_text() == wanted):
             version.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ async def test_a_missing_server_is_an_error_that_names_the_setting(url: str) -> 
 async def test_a_frozen_server_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     async with nats_server(tmp_path) as server:
         server.stop()
+        await server.until_stopped()
         with pytest.raises(CannotConnect, match="DYN_EVENT_PLANE"):
             async with asyncio.timeout(DEADLINE_S):
                 await open_event_plane(server.url, MemoryDiscovery())

@@ -118,7 +118,9 @@ class Reader:
         # Some pages are for those who have the repository.
         (self._folder / "examples").symlink_to(ROOT / "examples")
         scripts = make_scripts(folder / "bin")
-        self._environment = environment_of(folder / "discovery") | {
+        discovery = folder / "discovery"
+        discovery.mkdir(mode=0o700)
+        self._environment = environment_of(discovery) | {
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
             "NO_COLOR": "1",
             "COLUMNS": "120",

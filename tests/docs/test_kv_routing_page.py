@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import Metric
 
 from dynamo._core.prefix_index import WorkerKey
-from dynamo.frontend._router_metrics import RouterCollector
+from dynamo.frontend._router_metrics import router_metrics
 from dynamo.llm import Candidate, KvRouterConfig, RouterMode
 from dynamo.llm._kv_router.cost import Weights, pick, preference, weigh
 from dynamo.llm._kv_router.decision import DECISIONS_MAX, Decisions
@@ -95,7 +95,13 @@ class QuietRouter:
         self.stats = RouterStats()
 
     def queue_lengths(self) -> dict[str, int]:
-        return {"default": 0}
+        return {}
+
+    def index_stats(self) -> None:
+        return None
+
+    def num_sent_blocks(self) -> None:
+        return None
 
     async def place(self, asked: Asked) -> Route:
         raise NotImplementedError
@@ -105,7 +111,7 @@ class QuietRouter:
 
 
 def test_every_metric_of_the_router_is_there() -> None:
-    exposed = RouterCollector(lambda: {"model": QuietRouter()}).collect()
+    exposed = router_metrics(lambda: {"model": QuietRouter()}).collect()
     assert [row[0] for row in table("Name")] == [_name(metric) for metric in exposed]
 
 

@@ -116,7 +116,7 @@ async def test_what_cannot_be_explained_is_said(tiny_model: Path) -> None:
         missing = await scene.http.get("/v1/explain/nothing")
         assert missing.status_code == 404
         assert "no decision is known on a request 'nothing'" in missing.json()["error"]["message"]
-        for limit in ("0", "101", "x", "-1"):
+        for limit in ("0", "101", "x", "-1", "000000001999", "1" * 5000):
             wrong = await scene.http.get("/v1/explain", params={"limit": limit})
             assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "limit")
 

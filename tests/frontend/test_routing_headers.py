@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from tests.frontend.scene import CHAT, FakeModels, client_of, pipeline_of
 
 from dynamo._core.errors import InvalidArgument
@@ -65,6 +65,17 @@ def test_the_body_says_the_same_and_more() -> None:
     assert said.need_route
 
 
+@pytest.mark.parametrize("id", [2**63 + 1, "9223372036854775809", "0x8000000000000001", "0X8000000000000001"])
+def test_an_instance_in_the_body_is_a_number_or_a_text_for_those_whose_numbers_are_floats(id: JsonValue) -> None:
+    assert hints({}, {"backend_instance_id": id}).pinned_instance == 2**63 + 1
+
+
+@pytest.mark.parametrize("id", ["7a", "", "-1", "1.0", "0x", "0x1" + 16 * "0", str(2**64), 2**64, -1, 1.0, True])
+def test_an_instance_in_the_body_that_is_none_is_refused(id: JsonValue) -> None:
+    with pytest.raises(ValidationError, match="backend_instance_id"):
+        hints({}, {"backend_instance_id": id})
+
+
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_an_explanation_is_asked_for_in_the_header_or_in_the_body(value: str) -> None:
     assert hints({"x-dynamo-explain": value}).explanation is not None
@@ -76,7 +87,12 @@ def test_an_explanation_is_asked_for_in_the_header_or_in_the_body(value: str) ->
 @pytest.mark.parametrize(
     ("header", "value", "words"),
     [
-        ("x-dynamo-instance-id", "five", "must be the id of an instance, a whole number, not 'five'"),
+        (
+            "x-dynamo-instance-id",
+            "five",
+            "must be the id of an instance, a whole number or hexadecimal behind 0x, not 'five'",
+        ),
+        ("x-dynamo-instance-id", "7a", "must be the id of an instance, .* not '7a'"),
         ("x-dynamo-instance-id", "-1", "must be the id of an instance"),
         ("x-dynamo-instance-id", "18446744073709551616", "must be the id of an instance"),
         ("x-dynamo-instance-id", "", "must be the id of an instance"),

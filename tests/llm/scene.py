@@ -13,7 +13,7 @@ from dynamo._core.context import Context
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo.llm import EngineOutput, ModelInput, ModelType, PreprocessedRequest, register_llm
-from dynamo.llm._model_card import ModelCard
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, ModelCard
 from dynamo.llm._models import ModelManager
 from dynamo.llm._tokenizer import Tokenizer
 from dynamo.runtime import DistributedRuntime
@@ -105,13 +105,17 @@ class World:
         model: str = MODEL,
         model_type: ModelType = BOTH,
         context_length: int | None = None,
+        kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
         endpoint: str = "test.worker.generate",
     ) -> AsyncIterator[DistributedRuntime]:
         """A worker that is registered; it leaves at the end without draining."""
         async with self.runtime() as runtime:
             at = runtime.endpoint(endpoint)
             served = await at.serve(engine.generate, request_type=PreprocessedRequest, drain_s=0.0)
-            await register_llm(ModelInput.Tokens, model_type, at, str(model_path), model, context_length=context_length)
+            await register_llm(
+                ModelInput.Tokens, model_type, at, str(model_path), model,
+                context_length=context_length, kv_cache_block_size=kv_cache_block_size,
+            )  # fmt: skip
             yield runtime
             await served.close()
 

@@ -168,6 +168,7 @@ TABLE = {
     "config_error": False,
     "handler_error": False,
     "router_queue_limit_exceeded": False,
+    "no_worker_fits": False,
 }
 
 

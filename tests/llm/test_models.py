@@ -16,7 +16,7 @@ from dynamo._core.context import Context
 from dynamo._core.discovery.base import Change
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances, NotFound, WorkerUnavailable
-from dynamo.llm import ModelType
+from dynamo.llm import KvPublisher, KvRouter, ModelType, RouterConfig, RouterMode
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._models import ModelManager
 from dynamo.llm._openai import ChatRequest, CompletionRequest, parse
@@ -94,6 +94,45 @@ async def test_a_card_that_differs_is_refused_until_the_others_are_gone(
         await models.pipeline(MODEL).complete(CHAT, Context())
         assert (len(old.requests), len(new.requests)) == (4, 1)
         await kept.aclose()
+
+
+async def test_a_router_whose_model_is_replaced_does_not_hear_the_workers_that_follow(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, by_kv = World(), RouterConfig(RouterMode.KV)
+    async with world.runtime() as frontend, ModelManager(frontend, router=by_kv) as models, AsyncExitStack() as later:
+        async with world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=16):
+            await until(lambda: models.names() == [MODEL])
+            second = await later.enter_async_context(
+                world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=32)
+            )
+            publisher = KvPublisher(second.endpoint("test.worker.generate"), kv_block_size=32)
+            await until(lambda: "is refused" in caplog.text)
+            first_router = models.routers()[MODEL]
+        await until(lambda: MODEL in models.routers() and models.routers()[MODEL] is not first_router)
+        router = models.routers()[MODEL]
+        assert isinstance(router, KvRouter)
+        publisher.stored(None, [1], [11])
+        await until(lambda: (index := router.index_stats()) is not None and index.num_blocks == 1)
+        assert "its events are ignored" not in caplog.text
+
+
+async def test_a_router_without_workers_does_not_hear_those_of_another_model_that_has_its_name(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, by_kv = World(), RouterConfig(RouterMode.KV)
+    async with world.runtime() as frontend, ModelManager(frontend, router=by_kv) as models:
+        async with world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=16):
+            await until(lambda: models.names() == [MODEL])
+        await until(lambda: models.names() == [])
+        async with world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=32) as worker:
+            publisher = KvPublisher(worker.endpoint("test.worker.generate"), kv_block_size=32)
+            await until(lambda: models.names() == [MODEL])
+            router = models.routers()[MODEL]
+            assert isinstance(router, KvRouter)
+            publisher.stored(None, [1], [11])
+            await until(lambda: (index := router.index_stats()) is not None and index.num_blocks == 1)
+    assert "its events are ignored" not in caplog.text
 
 
 async def test_a_worker_at_another_endpoint_is_refused(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

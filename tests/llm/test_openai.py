@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from dynamo._core.errors import InvalidArgument
+from dynamo.llm._nvext import CACHE_SALT_CHARS_MAX
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest, parse, refuse_unserved
 
 CHAT: dict[str, JsonValue] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -154,6 +155,8 @@ def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(field: str, v
         {"nvext": {}},
         {"nvext": {"annotations": [], "router": {}, "use_raw_prompt": False, "agent_hints": {"osl": None}}},
         {"nvext": {"backend_instance_id": 2**64 - 1, "dp_rank": 0, "explain": True}},
+        {"nvext": {"cache_salt": "tenant"}},
+        {"cache_salt": "tenant"},
         {"nvext": {"agent_hints": {"priority": -5, "strict_priority": 2}}},
         {"nvext": {"routing_constraints": {"required_taints": ["a"], "preferred_taints": {"b": -1.5}}}},
         {"nvext": {"router_config_override": {"router_temperature": 0.5, "assume_kv_reuse": False}}},
@@ -168,7 +171,6 @@ def test_fields_that_ask_for_nothing_or_for_what_is_served_pass(fields: dict[str
     ("nvext", "field"),
     [
         ({"annotations": ["token_ids"]}, "annotations"),
-        ({"cache_salt": "tenant"}, "cache_salt"),
         ({"extra_fields": ["timing"]}, "extra_fields"),
         ({"token_data": [1, 2]}, "token_data"),
         ({"prefill_worker_id": 1}, "prefill_worker_id"),
@@ -183,12 +185,36 @@ def test_what_nvext_asks_for_is_refused_too_if_it_is_not_served_yet(nvext: JsonV
 
 
 @pytest.mark.parametrize(
+    "salt", ["", "x" * (CACHE_SALT_CHARS_MAX + 1), "a@b", "a/b", "a\\b", "a\0b", "\ud800", 1, ["a"]]
+)
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest])
+def test_a_salt_that_vllm_would_refuse_is_refused(kind: type[OpenAIRequest], salt: JsonValue) -> None:
+    body = CHAT if kind is ChatRequest else COMPLETION
+    assert refusal(kind, body | {"cache_salt": salt}).details["param"] == "cache_salt"
+    assert refusal(kind, body | {"nvext": {"cache_salt": salt}}).details["param"] == "nvext.cache_salt"
+
+
+def test_a_salt_may_be_said_in_two_places_if_it_is_the_same() -> None:
+    longest = "x" * CACHE_SALT_CHARS_MAX
+    assert parse(ChatRequest, CHAT | {"cache_salt": longest}).salt == longest
+    assert parse(ChatRequest, CHAT | {"nvext": {"cache_salt": longest}}).salt == longest
+    assert parse(ChatRequest, CHAT | {"cache_salt": "a", "nvext": {"cache_salt": "a"}}).salt == "a"
+    assert parse(ChatRequest, CHAT | {"cache_salt": None, "nvext": {}}).salt is None
+    assert parse(ChatRequest, CHAT | {"nvext": {"cache_salt": "a"}}).body()["cache_salt"] == "a"
+    assert "cache_salt" not in parse(ChatRequest, CHAT | {"nvext": {}}).body()
+    error = refusal(ChatRequest, CHAT | {"cache_salt": "a", "nvext": {"cache_salt": "b"}})
+    assert str(error) == "'cache_salt' and 'nvext.cache_salt' differ: send one of them"
+
+
+@pytest.mark.parametrize(
     ("nvext", "field"),
     [
         ({"anything": 1}, "nvext.anything"),
-        ({"backend_instance_id": "1"}, "nvext.backend_instance_id"),
+        ({"backend_instance_id": "one"}, "nvext.backend_instance_id"),
         ({"backend_instance_id": -1}, "nvext.backend_instance_id"),
         ({"dp_rank": True}, "nvext.dp_rank"),
+        ({"cache_salt": ""}, "nvext.cache_salt"),
+        ({"cache_salt": 1}, "nvext.cache_salt"),
         ({"dp_rank": 1024}, "nvext.dp_rank"),
         ({"explain": 1}, "nvext.explain"),
         ({"agent_hints": {"priority": 0.5}}, "nvext.agent_hints.priority"),
@@ -197,6 +223,7 @@ def test_what_nvext_asks_for_is_refused_too_if_it_is_not_served_yet(nvext: JsonV
         ({"routing_constraints": {"required_taints": [""]}}, "nvext.routing_constraints.required_taints[0]"),
         ({"routing_constraints": {"preferred_taints": {"a": "b"}}}, "nvext.routing_constraints.preferred_taints.a"),
         ({"router_config_override": {"router_temperature": -1}}, "nvext.router_config_override.router_temperature"),
+        ({"router_config_override": {"prefill_load_scale": 1e308}}, "nvext.router_config_override.prefill_load_scale"),
         ([], "nvext"),
     ],
 )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from tests.sim.loop import SimLoop, run
 
 from dynamo._core.errors import Disconnected, DynamoError, InvalidArgument
 from dynamo.llm import PreprocessedRequest, SamplingOptions, StopConditions
+from dynamo.llm._nvext import NvExt
 from dynamo.llm._poison import (
     AHEAD_S,
     ANSWERED_MAX,
     BLOCKED_MAX,
     BLOCKED_S,
+    OF_WHO_ASKS_IN_NVEXT,
     PoisonedRequest,
     PoisonList,
     Suspect,
     fingerprint,
 )
+from dynamo.llm._wishes import RouterConfigOverride, Wishes
 from dynamo.runtime._http_status import status_of
 
 LOST = Disconnected("lost")
@@ -36,6 +40,10 @@ def request(*token_ids: int, seed: int | None = None, max_tokens: int = 5) -> Pr
     return PreprocessedRequest(
         "m", list(token_ids), StopConditions(max_tokens=max_tokens), SamplingOptions(seed=seed, temperature=0.5)
     )
+
+
+def salted(salt: str) -> PreprocessedRequest:
+    return msgspec.structs.replace(request(1), cache_salt=salt)
 
 
 def test_the_second_worker_ends_the_request_and_names_both() -> None:
@@ -72,6 +80,49 @@ def test_what_asks_for_the_same_is_the_same() -> None:
     assert fingerprint({"prompt": "x", "stop": "y"}) != fingerprint({"prompt": "x"})
     others = [request(1), request(2, 1), request(1, 2, max_tokens=6)]
     assert fingerprint(request(1, 2)) not in map(fingerprint, others)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"cache_salt": "s"},
+        {"dp_rank": 1},
+        {"routing": Wishes(session_id="s")},
+        {"router_config_override": RouterConfigOverride(router_temperature=1.0)},
+    ],
+)
+def test_who_asks_and_where_it_is_to_go_makes_no_other_request(said: dict[str, object]) -> None:
+    assert fingerprint(msgspec.structs.replace(request(1), **said)) == fingerprint(request(1))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"cache_salt": "s"},
+        {"safety_identifier": "me"},
+        {"nvext": {}},
+        {"nvext": {"cache_salt": "s", "dp_rank": 1, "explain": True}},
+    ],
+)
+def test_the_same_goes_for_a_body_as_it_was_sent(said: dict[str, object]) -> None:
+    assert fingerprint({"prompt": "x"} | said) == fingerprint({"prompt": "x"})
+
+
+def test_of_nvext_only_what_says_how_to_answer_counts() -> None:
+    assert NvExt.model_fields.keys() - NvExt.UNSERVED.keys() == OF_WHO_ASKS_IN_NVEXT
+    raw = {"nvext": {"use_raw_prompt": True}}
+    assert fingerprint(raw) != fingerprint({}) == fingerprint({"nvext": None})
+
+
+def test_what_killed_for_one_tenant_is_refused_to_all() -> None:
+    poisoned = PoisonList(Clock())
+    suspect = Suspect(poisoned, salted("one"))
+    suspect.note_death("7", LOST)
+    with pytest.raises(PoisonedRequest):
+        suspect.note_death("8", LOST)
+    for other in (salted("other"), request(1)):
+        with pytest.raises(PoisonedRequest, match="is refused for 60 s more"):
+            Suspect(poisoned, other).check()
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800"])
@@ -121,6 +172,22 @@ async def test_of_those_who_ask_for_the_same_one_goes_ahead_until_it_is_answered
         await turn
     assert Suspect(poisoned, request(1, seed=3)).may_go()
     assert len(poisoned.ahead) == 1  # the other one
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+async def test_nobody_learns_from_waiting_what_another_tenant_asks(is_text: bool) -> None:
+    def asked(salt: str) -> Suspect:
+        return Suspect(poisoned, {"prompt": "x", "cache_salt": salt} if is_text else salted(salt))
+
+    poisoned = PoisonList(Clock())
+    first = asked("one")
+    assert first.may_go()
+    assert not asked("one").may_go()
+    other = asked("other")
+    assert other.may_go()  # while it is asked
+    first.note_answer()
+    assert asked("one").may_go()
+    assert not asked("other").may_go()  # and once it is answered
 
 
 async def test_the_choices_of_a_request_wait_for_each_other_and_their_losses_count_together() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from dynamo._core.errors import ConfigError
+from dynamo.llm import PreprocessedRequest
 from dynamo.llm._request_trace import PENDING_MAX, TRACE_BLOCK_SIZE, RequestTrace, TraceLine
 
 LINE = TraceLine(
@@ -19,9 +21,9 @@ LINE = TraceLine(
 SYSTEM = list(range(3 * TRACE_BLOCK_SIZE))
 
 
-def add(trace: RequestTrace, request_id: str, token_ids: list[int]) -> None:
+def add(trace: RequestTrace, request_id: str, token_ids: list[int], about: Mapping[str, str] | None = None) -> None:
     line = msgspec.structs.replace(LINE, request_id=request_id, input_length=len(token_ids))
-    trace.add(line, token_ids)
+    trace.add(line, msgspec.structs.replace(PreprocessedRequest("m", token_ids), **(about or {})))
 
 
 def lines_of(path: Path) -> list[TraceLine]:
@@ -41,6 +43,18 @@ async def test_prompts_have_ids_in_common_as_far_as_they_agree(tmp_path: Path) -
     assert one.hash_ids[:3] == two.hash_ids[:3]
     assert len({*one.hash_ids, *two.hash_ids, *three.hash_ids}) == 3 + 1 + 1 + 3
     assert all(0 <= id < 2**63 for id in one.hash_ids)
+
+
+async def test_tenants_and_adapters_have_no_ids_in_common_and_are_not_named(tmp_path: Path) -> None:
+    abouts = [{}, {"cache_salt": "one"}, {"cache_salt": "other"}, {"lora_name": "one"}]
+    async with RequestTrace(tmp_path / "trace.jsonl") as trace:
+        for about in abouts:
+            add(trace, "first", SYSTEM, about)
+            add(trace, "second", [*SYSTEM, 5], about)
+    lines = lines_of(tmp_path / "trace.jsonl")
+    assert [first.hash_ids for first in lines[::2]] == [second.hash_ids for second in lines[1::2]]
+    assert len({id for line in lines for id in line.hash_ids}) == 3 * len(abouts)
+    assert b"one" not in (tmp_path / "trace.jsonl").read_bytes()
 
 
 async def test_the_ids_of_two_processes_have_nothing_in_common(tmp_path: Path) -> None:

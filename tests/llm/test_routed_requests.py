@@ -151,6 +151,24 @@ async def test_a_request_that_moves_is_placed_anew_with_what_was_generated_and_w
     assert (lost.avoided, taken.avoided) == (set(), {router.first})
 
 
+async def test_a_router_and_each_worker_of_a_request_are_told_its_salt(tiny_model: Path) -> None:
+    mortals, clusters = losing_all(1, 5)
+    engine, router = OracleEngine(), NotedRouter()
+    async with routed(tiny_model, router, [*mortals, engine]) as (cluster, pipeline):
+        clusters.append(cluster)
+        router.first = cluster.workers[0].instance_id
+        await answer(pipeline, completion(cache_salt="tenant"))
+        await answer(pipeline, completion(nvext={"cache_salt": "other"}))
+        await answer(pipeline)
+    assert [route.asked.cache_namespace for route in router.routes] == ["tenant", "tenant", "other", None]
+    assert [request.cache_salt for one in (*mortals, engine) for request in one.requests] == [
+        "tenant",
+        "tenant",
+        "other",
+        None,
+    ]
+
+
 async def test_a_request_that_nobody_has_begun_keeps_its_route_which_chooses_again(tiny_model: Path) -> None:
     async def full(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         raise Overloaded("full")
@@ -331,7 +349,7 @@ async def test_a_request_that_names_its_worker_goes_there_and_does_not_move(tiny
 async def test_required_taints_are_those_of_the_model_cards(tiny_model: Path) -> None:
     wanted = RoutingHints(constraints=RoutingConstraints(required_taints=frozenset(["gpu"])))
     async with cluster_of(tiny_model, [OracleEngine()]) as (_, models):
-        with pytest.raises(NoInstances, match=r"none of the 1 workers .* has the taints gpu"):
+        with pytest.raises(NoInstances, match=r"none of the 1 workers .*, gpu: no worker has gpu; .* are: none$"):
             await models.pipeline(MODEL).complete(completion(), Context(), wanted)
 
 

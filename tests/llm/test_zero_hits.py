@@ -8,7 +8,7 @@ import pytest
 from tests.llm.test_routed_requests import NotedRouter
 
 from dynamo.llm._kv_router.stats import RouterStats
-from dynamo.llm._zero_hits import REPEATS_MIN, ZeroHits
+from dynamo.llm._zero_hits import LOOK_S, REPEATS_MIN, ZeroHits
 
 
 class Counting(NotedRouter):
@@ -20,6 +20,12 @@ class Counting(NotedRouter):
 
     def queue_lengths(self) -> dict[str, int]:
         return {}
+
+    def index_stats(self) -> None:
+        return None
+
+    def num_sent_blocks(self) -> None:
+        return None
 
     def repeat(self, times: int, hits: int) -> None:
         self.stats.repeated_prompts += times
@@ -37,6 +43,14 @@ def test_prompts_that_repeat_without_any_hit_are_a_warning_for_as_long_as_it_is_
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
     watch.look({"m": router})
     assert watch.warnings == []
+
+
+def test_the_warning_says_over_which_time_it_was_counted() -> None:
+    router, watch = Counting(), ZeroHits()
+    router.repeat(REPEATS_MIN, hits=0)
+    watch.look({"m": router})
+    (warning,) = watch.warnings
+    assert f"'m': lately, within {LOOK_S:.0f} s, {REPEATS_MIN} prompts began" in warning
 
 
 def test_one_hit_is_enough() -> None:

@@ -60,6 +60,40 @@ def test_every_step_takes_the_time_that_the_model_says() -> None:
     assert simulated(work()) == pytest.approx([1, 2, 3, 4])
 
 
+def test_what_was_computed_with_another_salt_or_adapter_is_not_found() -> None:
+    async def work() -> list[list[int]]:
+        engine, found = MockerEngine(config()), []
+        for salt, adapter in ((None, None), ("a", None), (None, "a"), ("a", "a"), ("b", "a")):
+            asked = request(list(range(30)), 2)
+            asked.cache_salt, asked.lora_name = salt, adapter
+            found.append([cached_in(await read(engine, asked)) for _ in range(2)])
+        assert len(engine.block_hashes()) == 5 * 7
+        await engine.close()
+        return found
+
+    assert simulated(work()) == [[0, 28]] * 5
+
+
+def test_a_salt_that_is_no_text_is_refused_and_ends_nothing() -> None:
+    async def work() -> list[int]:
+        engine, asked = MockerEngine(config()), request(list(range(30)), 2)
+        asked.cache_salt = "\ud800"
+        with pytest.raises(InvalidArgument, match="cache namespace"):
+            await read(engine, asked)
+        tokens = tokens_of(await read(engine, request(list(range(30)), 2)))
+        await engine.close()
+        return tokens
+
+    assert simulated(work()) == expected(request(list(range(30)), 2))
+
+
+def cached_in(outputs: Sequence[EngineOutput]) -> int:
+    usage = outputs[-1].completion_usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    return usage.prompt_tokens_details.cached_tokens
+
+
 def test_the_speedup_ratio_divides_it() -> None:
     async def took(**settings: float) -> float:
         engine, loop = MockerEngine(config(**settings), timing=TIMING), asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -61,3 +62,33 @@ async def test_what_is_no_request_is_an_invalid_argument() -> None:
 def test_settings_that_make_no_sense_are_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="block_size=0"):
         MockerWorker("model", block_size=0)
+    with pytest.raises(ConfigError, match="startup_time_s=-1"):
+        MockerWorker("model", startup_time_s=-1)
+
+
+async def test_its_labels_and_whether_it_tells_of_its_blocks_are_set_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    section = {"model-path": str(tiny_model), "kv-events": False, "taints": ["h100", "eu"], "device-weight": 2}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"Pretender": section}))
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        discovery = (await world.join()).discovery
+        await world.run(Pretender)
+        (found,) = (await discovery.get_prefix(MODEL_CARDS)).values()
+    config = ModelCard.from_json(found).runtime_config
+    assert (config["kv_events"], config["taints"], config["device_weight"]) == (False, ["h100", "eu"], 2.0)
+
+
+async def test_it_is_not_registered_before_its_start_up_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    section = {"model-path": str(tiny_model), "startup-time-s": 3600}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"Pretender": section}))
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        discovery = (await world.join()).discovery
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await world.run(Pretender)
+        assert await discovery.get_prefix(MODEL_CARDS) == {}

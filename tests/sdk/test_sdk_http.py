@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from tests.sdk.services import Request, Worker
 from tests.sdk.world import DEADLINE_S, World
 
-from dynamo._core.errors import NotFound
+from dynamo._core.errors import NotFound, RouterQueueLimitExceeded
 from dynamo.runtime import DynamoError, NoInstances
 from dynamo.runtime._http_server import HttpServer
 from dynamo.runtime._listening import listen
@@ -87,6 +87,10 @@ class WebEndpoints:
     @api
     async def refused(self) -> None:
         raise NoInstances("nobody is there")
+
+    @api
+    async def full(self) -> None:
+        raise RouterQueueLimitExceeded("10000 requests wait")
 
     @api
     async def not_found(self) -> None:
@@ -283,6 +287,7 @@ async def test_an_endpoint_of_both_transports_is_on_the_plane_too(world: World, 
     [
         ("/refused", 503, "no_instances", "the service cannot take the request now; try again later"),
         ("/refused_stream", 503, "no_instances", "the service cannot take the request now; try again later"),
+        ("/full", 529, "router_queue_limit_exceeded", "the service cannot take the request now; try again later"),
         ("/not_found", 404, "not_found", "there is none"),
     ],
 )
@@ -292,6 +297,7 @@ async def test_an_error_of_ours_has_its_status(
     response = await web.post(path, headers={"x-request-id": "mine"})
     assert response.status_code == status
     assert response.json() == {"error": {"code": code, "message": message, "request_id": "mine"}}
+    assert ("retry-after" in response.headers) == (status in (503, 529))
 
 
 @pytest.mark.parametrize("path", ["/broken_stream", "/leaves_midway"])

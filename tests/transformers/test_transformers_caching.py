@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 
 from dynamo._core.blocks import block_hashes, sequence_hashes
 from dynamo._core.context import Context
-from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument
 from dynamo.llm import PreprocessedRequest
 from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel
@@ -49,6 +49,39 @@ async def test_the_first_output_and_the_last_say_how_much_of_the_prompt_was_cach
     assert await cached_tokens(engine, request(PROMPT)) == [96, 96]
     assert await cached_tokens(engine, request([*PROMPT[:50], 5, 6, 7])) == [48, 48]
     assert await cached_tokens(engine, request(PROMPT, 1)) == [96]
+
+
+async def test_what_was_computed_with_another_salt_is_not_found(tiny_model: Path) -> None:
+    engine = TransformersEngine(loaded(tiny_model))
+    for salt in (None, "tenant", "other"):
+        asked = request(PROMPT)
+        asked.cache_salt = salt
+        assert [await cached_tokens(engine, asked) for _ in range(2)] == [[0, 0], [96, 96]]
+        assert await answer(engine, asked) == generated_by_the_library(loaded(tiny_model).model, PROMPT, 16)
+    assert engine.stats().kv_cached_blocks == 3 * 7
+    await engine.close()
+
+
+async def test_prompts_with_different_salts_that_come_together_do_not_wait_for_each_other(tiny_model: Path) -> None:
+    engine = TransformersEngine(loaded(tiny_model))
+    asked = [request(PROMPT) for _ in range(4)]
+    for number, one in enumerate(asked):
+        one.cache_salt = f"tenant-{number % 2}"
+    found = await asyncio.gather(*(cached_tokens(engine, one) for one in asked))
+    assert sorted(first for first, *_ in found if first is not None) == [0, 0, 96, 96]
+    await engine.close()
+
+
+async def test_adapters_that_it_has_not_and_salts_that_are_no_text_are_refused(engine: TransformersEngine) -> None:
+    asked = request(PROMPT)
+    asked.lora_name = "mine"
+    with pytest.raises(InvalidArgument, match="this worker has no LoRA adapters, and so not 'mine'"):
+        await answer(engine, asked)
+    asked = request(PROMPT)
+    asked.cache_salt = "\ud800"
+    with pytest.raises(InvalidArgument, match="cache namespace"):
+        await answer(engine, asked)
+    assert await cached_tokens(engine, request(PROMPT)) == [0, 0]
 
 
 async def test_a_request_that_is_stopped_before_it_began_does_not_say(engine: TransformersEngine) -> None:

@@ -53,3 +53,17 @@ async def test_its_card_says_how_many_blocks_its_prefix_cache_has_and_that_route
     card = ModelCard.from_json(found)
     assert (card.kv_cache_block_size, card.runtime_config["total_kv_blocks"]) == (8, 40)
     assert card.runtime_config["kv_events"] is True
+
+
+async def test_its_labels_and_whether_it_tells_of_its_blocks_are_set_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    section = {"model_path": str(tiny_model), "device": "cpu", "kv_events": False, "taints": "h100,eu"}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"Llama": section}))
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        discovery = (await world.join()).discovery
+        await world.run(Llama)
+        (found,) = (await discovery.get_prefix(MODEL_CARDS)).values()
+    config = ModelCard.from_json(found).runtime_config
+    assert (config["kv_events"], config["taints"]) == (False, ["h100", "eu"])

@@ -25,6 +25,7 @@ class FakeCore:
     def __init__(self, facts: CoreFacts = FACTS) -> None:
         self.facts = facts
         self.asked: list[tuple[list[int], Mapping[str, object], str, int | None]] = []
+        self.cache_salts: list[str | None] = []
         self.num_closed = 0
         # The requests that run, and how many others were told to end.
         self.running: dict[str, asyncio.Event] = {}
@@ -32,9 +33,15 @@ class FakeCore:
         self._died = asyncio.Event()
 
     async def generate(
-        self, token_ids: list[int], sampling: Mapping[str, object], request_id: str, dp_rank: int | None
+        self,
+        token_ids: list[int],
+        sampling: Mapping[str, object],
+        request_id: str,
+        dp_rank: int | None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Produced, None]:
         self.asked.append((token_ids, sampling, request_id, dp_rank))
+        self.cache_salts.append(cache_salt)
         aborted = self.running[request_id] = asyncio.Event()
         max_tokens = sampling["max_tokens"]
         assert isinstance(max_tokens, int)

@@ -11,7 +11,7 @@ import pytest
 from tests.vllm.fake_core import FACTS, FakeCore
 
 from dynamo._core.context import Context
-from dynamo._core.errors import EngineShutdown, Overloaded
+from dynamo._core.errors import EngineShutdown, InvalidArgument, Overloaded
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
 from dynamo.llm._worker import CachingEngine, kv_cache_facts
 from dynamo.vllm import VllmEngine
@@ -49,6 +49,20 @@ async def test_a_request_goes_to_vllm_with_its_rank_and_the_models_defaults() ->
     [(token_ids, sampling, request_id, dp_rank)] = core.asked
     assert (token_ids, request_id, dp_rank) == ([5, 6, 7], "one-0", 1)
     assert (sampling["seed"], sampling["temperature"], sampling["max_tokens"]) == (1, 0.5, 3)
+
+
+async def test_vllm_is_told_the_salt_and_no_adapter_is_made_up() -> None:
+    core = FakeCore()
+    async with engine_of(core) as engine:
+        for salt in ("tenant", None):
+            asked = request()
+            asked.cache_salt = salt
+            async for _ in engine.generate(asked, Context()):
+                pass
+        asked.lora_name = "mine"
+        with pytest.raises(InvalidArgument, match="this worker has no LoRA adapters, and so not 'mine'"):
+            await anext(engine.generate(asked, Context()))
+    assert core.cache_salts == ["tenant", None]
 
 
 async def test_two_requests_of_one_context_are_two_to_vllm() -> None:

@@ -62,6 +62,12 @@ class NoInstances(DynamoError):
     code = "no_instances"
 
 
+class NoWorkerFits(NoInstances):
+    """There are workers, and none of them is what the request itself asks for."""
+
+    code = "no_worker_fits"
+
+
 class CannotConnect(DynamoError):
     """The peer could not be reached; it has seen nothing of the request."""
 
@@ -190,9 +196,9 @@ class WireError(msgspec.Struct, array_like=True, frozen=True):
 _BY_CODE: dict[str, type[DynamoError]] = {
     error.code: error
     for error in (
-        DynamoError, InvalidArgument, NotFound, NoInstances, CannotConnect, Unauthorized, IncompatibleVersion,
-        Disconnected, Stalled, StreamIncomplete, DeadlineExceeded, Cancelled, Overloaded, RouterQueueLimitExceeded,
-        WorkerUnavailable, EngineShutdown, ProtocolError, ConfigError, HandlerError,
+        DynamoError, InvalidArgument, NotFound, NoInstances, NoWorkerFits, CannotConnect, Unauthorized,
+        IncompatibleVersion, Disconnected, Stalled, StreamIncomplete, DeadlineExceeded, Cancelled, Overloaded,
+        RouterQueueLimitExceeded, WorkerUnavailable, EngineShutdown, ProtocolError, ConfigError, HandlerError,
     )
 }  # fmt: skip
 

@@ -27,14 +27,11 @@ def explain(
     Without a REQUEST_ID it shows the last requests, one in a line, and warns if routing does not help. Decisions are
     kept for the last requests of each model, unless its workers are asked in turn.
     """
-    from urllib.parse import quote
-
     from dynamo._core.errors import DynamoError
-    from dynamo.cli._explain_text import ask, explained, listed
+    from dynamo.cli._explain_text import ask, explained, listed, path_of
 
-    path = f"?limit={limit}" if request_id is None else f"/{quote(request_id, safe='')}"
     try:
-        answer = ask(url, f"/v1/explain{path}")
+        answer = ask(url, f"/v1/explain?limit={limit}" if request_id is None else path_of(request_id))
         text = answer.decode() if as_json else listed(answer) if request_id is None else explained(answer)
     except DynamoError as error:
         sys.stderr.write(f"error: {error}\n")

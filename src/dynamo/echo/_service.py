@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from dynamo._core.context import Context
@@ -11,6 +11,7 @@ from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
 from dynamo.llm._served_model import ServedModel
+from dynamo.llm._worker_labels import worker_labels
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 
 
@@ -31,6 +32,8 @@ class EchoWorker:
         max_num_seqs: int = MAX_NUM_SEQS,
         context_length: int | None = None,
         migration_limit: int = MIGRATION_LIMIT,
+        taints: str | Sequence[str] = (),
+        device_weight: float | None = None,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
@@ -38,6 +41,7 @@ class EchoWorker:
         self.max_num_seqs = max_num_seqs
         self.context_length = context_length
         self.migration_limit = migration_limit
+        self.labels = worker_labels(taints, device_weight)
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -50,7 +54,9 @@ class EchoWorker:
         )
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
         name = self.model_name or default_model_name(self.model_path)
-        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
+        self._model = await ServedModel.start(
+            engine, endpoint, path, name, migration_limit=self.migration_limit, labels=self.labels
+        )
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:

@@ -43,8 +43,11 @@ _TYPES = {
 _LOST = "the worker that answered was lost: send the request again"
 _BROKEN = "the server and its worker do not work together; the server's log says why"
 
-#: What a client is told of an error inside, by its code: what happened, and what to do.
+#: What a client is told of an error inside, by its code or a closer one in its details: what happened, and what to do.
 _PUBLIC = {
+    "model_loading": "the model is being loaded: try again in a moment",
+    "no_worker_left": "every worker that serves the model was lost while it had this request: try again in a moment",
+    "all_workers_busy": "all workers that could take the request are busy: try again later",
     NoInstances.code: "no worker serves the model right now: try again in a moment",
     CannotConnect.code: "no worker could be reached: try again in a moment",
     WorkerUnavailable.code: "the model cannot be served right now: try again in a moment",
@@ -92,16 +95,18 @@ def headers_of(error: DynamoError) -> list[tuple[bytes, bytes]]:
 def body_of(error: DynamoError, request_id: str = "") -> bytes:
     """Return the error object of the OpenAI API, as JSON. The request's id is how the log is searched for the rest."""
     param = error.details.get("param")
+    code = str(error.details.get("code", error.code))
     message = str(error)
     if status_of(error) >= 500 and not isinstance(error, NoWorkerFits | HttpError):
-        message = _PUBLIC.get(error.code, _FAILED) + (f" (request {request_id})" if request_id else "")
+        message = _PUBLIC.get(code) or _PUBLIC.get(error.code, _FAILED)
+        message += f" (request {request_id})" if request_id else ""
     return msgspec.json.encode(
         {
             "error": {
                 "message": message,
                 "type": _TYPES.get(status_of(error), "invalid_request_error"),
                 "param": None if param is None else str(param),
-                "code": str(error.details.get("code", error.code)),
+                "code": code,
             }
         }
     )

@@ -17,6 +17,7 @@ from dynamo.llm._routing import Router
 
 #: So many decisions are shown at most.
 SHOWN_MAX = 100
+_DIGITS_MAX = len(str(SHOWN_MAX))
 
 
 class Routers(Protocol):
@@ -48,15 +49,17 @@ def decisions_on(models: Routers, request_id: str) -> bytes:
         if found := _of_request(router, request_id):
             return msgspec.json.encode({"request_id": request_id, "model": model, "decisions": found})
     raise NotFound(
-        f"no decision is known on a request {request_id[:128]!r}: only the last ones of each router are kept, and none "
-        "where workers are asked in turn",
+        f"no decision is known on a request {request_id[:128]!r}: only the last ones on each model are kept, until its "
+        "last worker leaves, and none where workers are asked in turn or the request was given none; a `python -m "
+        "dynamo.router` tells its own at its endpoint `explain`",
         param="request_id",
     )
 
 
 def recent_decisions(models: Routers, limit: str) -> bytes:
     """Return the last decisions of all routers, the most recent of each first, as JSON."""
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= SHOWN_MAX:
+    is_number = len(limit) <= _DIGITS_MAX and limit.isascii() and limit.isdigit()
+    if not is_number or not 1 <= int(limit) <= SHOWN_MAX:
         raise InvalidArgument(f"limit must be a whole number from 1 to {SHOWN_MAX}, not {limit[:32]!r}", param="limit")
     found = [
         {"model": model, "decision": decision}

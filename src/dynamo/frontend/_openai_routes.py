@@ -17,6 +17,7 @@ from dynamo.frontend._body import read_json
 from dynamo.frontend._explain import comment_of, with_decisions
 from dynamo.frontend._reply import Reply
 from dynamo.frontend._routing_headers import hints_of
+from dynamo.frontend._tenant_header import take_tenant
 from dynamo.llm._models import Pipeline
 from dynamo.llm._openai import OpenAIRequest, parse
 from dynamo.llm._routing import Router
@@ -64,6 +65,7 @@ class GenerateRoute(AnsweringRoute):
         body = await read_json(scope, receive, self._body_size_bytes_max)
         active.watch(receive)
         request = parse(self._kind, body)
+        take_tenant(scope["headers"], request)
         hints = hints_of(scope["headers"], request.nvext)
         pipeline = self._models.pipeline(request.model, request)
         _ = context.trace  # begun here, it is that of every choice and every worker

@@ -79,7 +79,11 @@ def _name(text: str) -> str | None:
     return text if _NAME.fullmatch(text) else None
 
 
-_INSTANCE = ("pinned_instance", _integer(0, INSTANCE_ID_MAX), "the id of an instance, a whole number")
+_INSTANCE = (
+    "pinned_instance",
+    _integer(0, INSTANCE_ID_MAX),
+    "the id of an instance, a whole number or hexadecimal behind 0x",
+)
 _DP_RANK = ("pinned_dp_rank", _integer(0, DP_RANK_MAX), f"a whole number from 0 to {DP_RANK_MAX}")
 
 #: Header -> the field that it sets, how it is read, and what it must be.

@@ -8,7 +8,7 @@ from pathlib import Path
 from dynamo.frontend._app import create_app
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._metrics import MigrationCollector
-from dynamo.frontend._router_metrics import RouterCollector
+from dynamo.frontend._router_metrics import router_metrics
 from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._models import ModelManager
 from dynamo.llm._request_trace import RequestTrace
@@ -44,7 +44,7 @@ class FrontendServer:
                     request_trace=trace,
                 )
             )
-            for collector in (MigrationCollector(models.migrations), RouterCollector(models.routers)):
+            for collector in (MigrationCollector(models.migrations), router_metrics(models.routers)):
                 runtime.metrics.add(collector)
                 self._parts.callback(runtime.metrics.remove, collector)
             app = create_app(

@@ -20,8 +20,9 @@ async def follow(
     prefix: str,
     put: Callable[[Put], Awaitable[None]],
     delete: Callable[[str], Awaitable[None]],
+    synced: Callable[[], None] | None = None,
 ) -> None:
-    """Tell of everything that stands below a prefix, and of every change, for ever."""
+    """Tell of everything that stands below a prefix, when that is all, and of every change, for ever."""
     try:
         async with aclosing(runtime.discovery.watch(prefix)) as changes:
             async for change in changes:
@@ -29,6 +30,8 @@ async def follow(
                     await put(change)
                 elif isinstance(change, Delete):
                     await delete(change.key)
+                elif synced is not None:
+                    synced()
     except Exception:
         logger.exception("%s is no longer followed: models that come or go from now on are not seen", prefix)
         raise

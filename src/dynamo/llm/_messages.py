@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from dynamo.llm._wishes import RouterConfigOverride, Wishes
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -58,6 +60,13 @@ class PreprocessedRequest(msgspec.Struct, omit_defaults=True):
     num_resumed_tokens: int = 0
     #: Which of the worker's data parallel ranks takes it, since that has its KV cache; None: any.
     dp_rank: int | None = None
+    #: What makes equal tokens another prompt to a KV cache: the salt of a tenant, and the LoRA adapter that computes
+    #: them. Whoever caches must not share between different ones; empty is none.
+    cache_salt: str | None = None
+    lora_name: str | None = None
+    #: What the request says of where it is to go, for a router between the frontend and its workers.
+    routing: Wishes | None = None
+    router_config_override: RouterConfigOverride | None = None
     annotations: list[str] = []
     extra_args: dict[str, Any] = {}
 

@@ -200,8 +200,9 @@ class Journey:
         # In this order: it goes ahead of those who come when there are more workers.
         if not self._suspect.may_go() and len(workers.instance_ids()) > 1:
             await self._while_wanted(self._suspect.wait_for_turn())
-        if workers.is_routed(self._hints):
-            self.route = await workers.place(request, self._context, self._hints, avoid=self._lost)
+        request, hints = workers.hand_on(request, self._hints)
+        if workers.is_routed(hints):
+            self.route = await workers.place(request, self._context, hints, avoid=self._lost)
         stream = await workers.send(request, self._context, item_type, avoid=self._lost, route=self.route)
         self._stream = stream
         return stream

@@ -3,7 +3,8 @@
 A worker puts its model card into discovery under its own lease. Here each card of a model adds an
 instance to it; the first one builds its pipeline, and with the last one the model goes. Cards of one name
 must agree: one that differs is refused, and said so, until the others are gone. A model whose last worker
-left is kept for a moment: answers that have begun wait for the next one, and it need not be loaded anew.
+left is kept for a moment: answers that have begun wait for the next one, and it need not be loaded anew. Once
+workers with another card have its name it is gone for good.
 
 A model may also be registered by a person, for workers that have no card (`_registered_models.py`). Where
 there are both, the workers' own word counts.
@@ -29,6 +30,7 @@ from dynamo._core.errors import (
     NotFound,
     WorkerUnavailable,
 )
+from dynamo.llm._card_difference import difference
 from dynamo.llm._following import FollowedModel, follow
 from dynamo.llm._kv_router.config import RouterConfig, RouterMode
 from dynamo.llm._migration import PATIENCE_S, Migration, MigrationPolicy, MigrationStats
@@ -177,7 +179,9 @@ class ModelManager:
         if model.fault is not None:
             raise WorkerUnavailable(f"the model {name!r} cannot be loaded by this frontend; its log says why")
         if model.pipeline is None:
-            raise NoInstances(f"the model {name!r} is being loaded: try again in a moment", model=name)
+            raise NoInstances(
+                f"the model {name!r} is being loaded: try again in a moment", model=name, code="model_loading"
+            )
         if request is not None:
             _check_kind(model.card, request)
         return model.pipeline
@@ -257,6 +261,7 @@ class ModelManager:
             await self._delete(change.key)
         self._cards[change.key] = card
         self._admit(change.key, card)
+        await self._close_replaced(card.display_name)
 
     def _admit(self, key: str, card: ModelCard) -> None:
         """Count the instance of a card to its model, unless the two do not agree."""
@@ -312,6 +317,7 @@ class ModelManager:
         for other_key, other in self._cards.items():
             if other.display_name == card.display_name:
                 self._begin(other_key, other)
+                await self._close_replaced(card.display_name)
                 break
 
     async def _keep(self, model: _Model) -> None:
@@ -323,9 +329,17 @@ class ModelManager:
         self._kept[name] = model
         model.end = asyncio.create_task(self._end(model))
         for older in dropped:
-            assert older.end is not None
-            older.end.cancel()
-            await older.close()
+            await self._close_kept(older)
+
+    async def _close_replaced(self, name: str) -> None:
+        """End what is kept of a model once workers with another card serve its name: they are not those it expects."""
+        if name in self._models and name in self._kept:
+            await self._close_kept(self._kept.pop(name))
+
+    async def _close_kept(self, model: _Model) -> None:
+        assert model.end is not None
+        model.end.cancel()
+        await model.close()
 
     async def _end(self, model: _Model) -> None:
         await asyncio.sleep(KEPT_S)
@@ -401,20 +415,10 @@ async def _pipeline_for(card: ModelCard, migration: Migration, trace: RequestTra
 
 def _conflict(model: _Model, card: ModelCard, endpoint: EndpointId) -> str | None:
     """Say in what a card differs from those that serve its model; None if in nothing that matters."""
-    ours = model.card
-    for what, own, other in (
-        ("endpoint", str(model.endpoint), str(endpoint)),
-        ("model input", ours.model_input.value, card.model_input.value),
-        ("model type", str(ours.model_type), str(card.model_type)),
-        ("context length", ours.context_length, card.context_length),
-        ("KV cache block size", ours.kv_cache_block_size, card.kv_cache_block_size),
-        ("end-of-sequence tokens", ours.eos_token_ids, card.eos_token_ids),
-        *((f"checksum of {name}", sum, card.checksums.get(name)) for name, sum in sorted(ours.checksums.items())),
-        ("set of files", sorted(ours.checksums), sorted(card.checksums)),
-    ):
-        if own != other:
-            return f"its {what} is {other}, and that of the workers that serve it now is {own}"
-    return None
+    whose = "the workers that serve it now"
+    if endpoint != model.endpoint:
+        return f"its endpoint is {endpoint}, and that of {whose} is {model.endpoint}"
+    return difference(card, model.card, whose)
 
 
 def _check_kind(card: ModelCard, request: OpenAIRequest) -> None:

@@ -6,24 +6,50 @@ The names are those of Dynamo 1.6, whose other fields are known here and not ser
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from dynamo.llm._kv_router.kv_config import FACTOR_MAX
 from dynamo.llm._routing import RouterConfigOverride, RoutingConstraints
+from dynamo.llm._wishes import DP_RANK_MAX as DP_RANK_MAX
+from dynamo.llm._wishes import INSTANCE_ID_MAX as INSTANCE_ID_MAX
+from dynamo.llm._wishes import PRIORITY_MAX as PRIORITY_MAX
+from dynamo.llm._wishes import STRICT_PRIORITY_MAX as STRICT_PRIORITY_MAX
+from dynamo.llm._wishes import WEIGHT_MAX as WEIGHT_MAX
+from dynamo.llm._worker_labels import TAINT_CHARS_MAX, TAINTS_MAX
 
-INSTANCE_ID_MAX = 2**64 - 1
-DP_RANK_MAX = 1023
-PRIORITY_MAX = 2**31 - 1
-STRICT_PRIORITY_MAX = 2**32 - 1
-TAINT_CHARS_MAX = 256
-TAINTS_MAX = 64
-WEIGHT_MAX = 100.0
+CACHE_SALT_CHARS_MAX = 128
+#: vLLM hands salts on to other caches, which make names of files and keys of them.
+_NOT_IN_SALTS = frozenset("@/\\\0")
 
+_INSTANCE_ID = re.compile(r"0x[0-9a-f]{1,16}|[0-9]{1,20}", re.IGNORECASE)
+
+
+def _read_instance_id(given: object) -> object:
+    """Read an id in a text: languages whose numbers are floats cannot send it as a number."""
+    if not isinstance(given, str):
+        return given
+    if not _INSTANCE_ID.fullmatch(given):
+        raise ValueError("as a text, an instance id is a whole number, or hexadecimal digits behind 0x")
+    return int(given, 16 if given[:2].lower() == "0x" else 10)
+
+
+InstanceId = Annotated[int, BeforeValidator(_read_instance_id), Field(ge=0, le=INSTANCE_ID_MAX)]
 Taint = Annotated[str, Field(min_length=1, max_length=TAINT_CHARS_MAX)]
 Weight = Annotated[float, Field(ge=-WEIGHT_MAX, le=WEIGHT_MAX)]
-NotNegative = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(ge=0, le=FACTOR_MAX)]
+
+
+def _check_salt(salt: str) -> str:
+    if not _NOT_IN_SALTS.isdisjoint(salt):
+        raise ValueError("'@', '/', '\\' and NUL are not for salts")
+    return salt
+
+
+CacheSalt = Annotated[str, Field(min_length=1, max_length=CACHE_SALT_CHARS_MAX), AfterValidator(_check_salt)]
 
 
 class AgentHints(BaseModel):
@@ -53,9 +79,9 @@ class ConfigOverride(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    overlap_score_credit: NotNegative | None = None
-    prefill_load_scale: NotNegative | None = None
-    router_temperature: NotNegative | None = None
+    overlap_score_credit: Factor | None = None
+    prefill_load_scale: Factor | None = None
+    router_temperature: Factor | None = None
     assume_kv_reuse: bool | None = None
     track_prefill_tokens: bool | None = None
 
@@ -70,7 +96,6 @@ class NvExt(BaseModel):
         "agent_hints.osl": (),
         "agent_hints.speculative_prefill": (False,),
         "annotations": ([],),
-        "cache_salt": (),
         "decode_worker_id": (),
         "extra_fields": ([],),
         "greed_sampling": (False,),
@@ -84,15 +109,16 @@ class NvExt(BaseModel):
         "use_raw_prompt": (False,),
     }
 
-    backend_instance_id: Annotated[int, Field(ge=0, le=INSTANCE_ID_MAX)] | None = None
+    backend_instance_id: InstanceId | None = None
     dp_rank: Annotated[int, Field(ge=0, le=DP_RANK_MAX)] | None = None
     agent_hints: AgentHints | None = None
     routing_constraints: Constraints | None = None
     router_config_override: ConfigOverride | None = None
     explain: bool | None = None
+    #: Only requests with the same one share a cache.
+    cache_salt: CacheSalt | None = None
 
     annotations: JsonValue = None
-    cache_salt: JsonValue = None
     decode_worker_id: JsonValue = None
     extra_fields: JsonValue = None
     greed_sampling: JsonValue = None

@@ -25,7 +25,7 @@ from dynamo.llm._limits import (
     STOP_STRING_CHARS_MAX,
     STOP_STRINGS_MAX,
 )
-from dynamo.llm._nvext import NvExt
+from dynamo.llm._nvext import CacheSalt, NvExt
 
 MODEL_CHARS_MAX = 256
 TOKENS_MAX = 2**31 - 1
@@ -106,6 +106,8 @@ class OpenAIRequest(BaseModel):
     guided_whitespace_pattern: JsonValue = None
     include_stop_str_in_output: JsonValue = None
     prompt_logprobs: JsonValue = None
+    # vLLM's name for it; it is in `nvext`, too.
+    cache_salt: CacheSalt | None = None
     nvext: NvExt | None = None
 
     @model_validator(mode="after")
@@ -115,6 +117,9 @@ class OpenAIRequest(BaseModel):
         budget = self.budget
         if self.min_tokens and budget is not None and self.min_tokens > budget:
             raise ValueError(f"'min_tokens' ({self.min_tokens}) is above the maximum of {budget} tokens")
+        in_nvext = self.nvext and self.nvext.cache_salt
+        if self.cache_salt and in_nvext and self.cache_salt != in_nvext:
+            raise ValueError("'cache_salt' and 'nvext.cache_salt' differ: send one of them")
         return self
 
     @property
@@ -135,6 +140,11 @@ class OpenAIRequest(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     @property
+    def salt(self) -> str | None:
+        """What keeps its cache apart from that of others, wherever it was said."""
+        return self.cache_salt or (self.nvext.cache_salt if self.nvext is not None else None)
+
+    @property
     def include_usage(self) -> bool:
         """Whether the stream ends with a chunk that counts tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -145,8 +155,11 @@ class OpenAIRequest(BaseModel):
         return None
 
     def body(self) -> dict[str, JsonValue]:
-        """What was sent, as plain data."""
-        return self.model_dump(exclude_unset=True)
+        """What was sent, as plain data; the salt is there under vLLM's name for it, wherever it was said."""
+        body = self.model_dump(exclude_unset=True)
+        if self.salt is not None:
+            body["cache_salt"] = self.salt
+        return body
 
 
 _UNSERVED: dict[str, tuple[JsonValue, ...]] = {

@@ -177,6 +177,7 @@ def _options(request: OpenAIRequest) -> RequestOptions:
             logprobs=request.logprobs_count,
             skip_special_tokens=True if request.skip_special_tokens is None else request.skip_special_tokens,
         ),
+        cache_salt=request.salt,
     )
 
 

@@ -41,6 +41,7 @@ class RequestOptions:
     sampling_options: SamplingOptions = field(default_factory=SamplingOptions)
     output_options: OutputOptions = field(default_factory=OutputOptions)
     annotations: tuple[str, ...] = ()
+    cache_salt: str | None = None
 
 
 class Preprocessor:
@@ -125,6 +126,7 @@ class Preprocessor:
             output_options=options.output_options,
             eos_token_ids=list(self.card.eos_token_ids),
             annotations=list(options.annotations),
+            cache_salt=options.cache_salt,
         )
 
     def _max_tokens(self, prompt_tokens: int, conditions: StopConditions) -> int:

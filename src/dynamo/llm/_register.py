@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from dynamo._core.errors import InvalidArgument
+from dynamo._core.address import parse_key
+from dynamo._core.errors import DynamoError, InvalidArgument
+from dynamo.llm._card_difference import difference
 from dynamo.llm._engine import Engine
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT, ModelCard, ModelInput, ModelType
+from dynamo.llm._worker_labels import check_labels
 from dynamo.runtime import Endpoint, ServedEndpoint
+
+log = logging.getLogger(__name__)
 
 
 async def register_llm(
@@ -29,8 +35,12 @@ async def register_llm(
     `model_path` is a local model directory and `model_name` what requests call the model (the folder's
     name if not given). The card lives as long as this process, or the lease of the endpoint; registering the
     model again replaces it. Raises `NotFound` or `ConfigError`, with the file's name, if the directory is not
-    a model that can be served, and `InvalidArgument` if this process serves another model at the endpoint.
+    a model that can be served, or if `taints` or `device_weight` in the `runtime_config` make no sense, and
+    `InvalidArgument` if this process serves another model at the endpoint. If other workers of the model differ in
+    what matters, such as the block size or the tokenizer, the log says so with both values, here and at the
+    frontends, and those send no requests to whoever came later.
     """
+    check_labels(runtime_config or {})
     card = await asyncio.to_thread(
         ModelCard.from_local_path,
         model_path,
@@ -53,7 +63,35 @@ async def register_llm(
             model=card.display_name,
         )
     await runtime.discovery.put(key, card.to_json(), endpoint.lease)
+    await _tell_of_others(endpoint, key, card)
     return card
+
+
+async def _tell_of_others(endpoint: Endpoint, key: str, card: ModelCard) -> None:
+    """Say so if other workers of the model differ from this one, for frontends then refuse the one or the others.
+
+    That is looked at after the card is there: of two workers that come together, one at least sees the other.
+    """
+    prefix = endpoint.id.model_card_key(0).removesuffix("0")
+    try:
+        cards = await endpoint.runtime.discovery.get_prefix(prefix)
+    except DynamoError as error:  # the model is registered; the frontends look for themselves
+        log.warning("discovery does not say whether other workers of the model %r differ: %s", card.display_name, error)
+        return
+    for other_key, value in cards.items():
+        if other_key == key:
+            continue
+        try:
+            other, (_, id) = ModelCard.from_json(value), parse_key(other_key)
+        except DynamoError:
+            continue  # it is nobody's worker
+        if other.display_name == card.display_name and (why := difference(card, other, f"worker {id:x}")):
+            log.error(
+                "frontends that know the other workers of the model %r send this one, %x, no requests: %s. Start all "
+                "alike; it is used once those that differ from it are gone",
+                card.display_name, endpoint.lease_id(), why,
+            )  # fmt: skip
+            return
 
 
 async def unregister_llm(endpoint: Endpoint) -> None:

@@ -1,8 +1,8 @@
 """Writes down which requests came: when, how long they were, what their prompts have in common, and not their words.
 
 A line for each answer, as `dynamo replay` and everything that knows Mooncake's traces reads it. Blocks of a prompt are
-hashes with a key that is drawn at the start and is nowhere written down: equal beginnings are seen to be equal, and
-nobody can find out, by hashing what it could have been, what was asked.
+hashes with a key that is drawn at the start and is nowhere written down: equal beginnings are seen to be equal, but
+for tenants with different salts, and nobody can find out, by hashing what it could have been, what was asked.
 
 What is true here: no request waits for the file or fails because of it. What the disk cannot take is left out, and
 counted. There are never more than `FILES_MAX` files of about `FILE_BYTES_MAX` each.
@@ -25,6 +25,7 @@ from dynamo._core.blocks import block_hashes, sequence_hashes
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError
 from dynamo.llm._choice import Choice
+from dynamo.llm._messages import PreprocessedRequest
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class TracedAnswer:
             cached_tokens=choice.cached_tokens,
             is_complete=choice.finished,
         )
-        self._trace.add(line, choice.request.token_ids)
+        self._trace.add(line, choice.request)
 
 
 class RequestTrace:
@@ -107,7 +108,7 @@ class RequestTrace:
         self._files_max = files_max
         self._key = os.urandom(16)
         # The mutable state: what is not written yet, who writes it, and what was left out since trouble was told of.
-        self._pending: deque[tuple[TraceLine, list[int]]] = deque()
+        self._pending: deque[tuple[TraceLine, PreprocessedRequest]] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._num_left_out = 0
         self._told_at_s: float | None = None
@@ -136,12 +137,12 @@ class RequestTrace:
         """An answer begins."""
         return TracedAnswer(self, choice, context, self.now())
 
-    def add(self, line: TraceLine, token_ids: list[int]) -> None:
-        """Have an answer written, soon."""
+    def add(self, line: TraceLine, request: PreprocessedRequest) -> None:
+        """Have an answer to a request written, soon."""
         if len(self._pending) >= PENDING_MAX:
             self._leave_out(1, f"{PENDING_MAX} answers wait to be written")
             return
-        self._pending.append((line, token_ids))
+        self._pending.append((line, request))
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_all(), name="write the request trace")
 
@@ -157,19 +158,21 @@ class RequestTrace:
         finally:
             self._writing = None
 
-    def _write(self, batch: list[tuple[TraceLine, list[int]]]) -> None:
+    def _write(self, batch: list[tuple[TraceLine, PreprocessedRequest]]) -> None:
         lines = []
-        for line, token_ids in batch:
-            line.hash_ids = self._hash_ids(token_ids)
+        for line, request in batch:
+            line.hash_ids = self._hash_ids(request)
             lines.append(msgspec.json.encode(line) + b"\n")
         if self._path.exists() and self._path.stat().st_size >= self._file_bytes_max:
             self._rotate()
         with self._open() as file:
             file.write(b"".join(lines))
 
-    def _hash_ids(self, token_ids: list[int]) -> list[int]:
-        hashes = sequence_hashes(block_hashes(token_ids, TRACE_BLOCK_SIZE))
-        return [_keyed(self._key, one) for one in hashes]
+    def _hash_ids(self, request: PreprocessedRequest) -> list[int]:
+        tokens_hashes = block_hashes(
+            request.token_ids, TRACE_BLOCK_SIZE, lora_name=request.lora_name, cache_namespace=request.cache_salt
+        )
+        return [_keyed(self._key, one) for one in sequence_hashes(tokens_hashes)]
 
     def _rotate(self) -> None:
         for number in range(self._files_max - 1, 0, -1):

@@ -9,40 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import msgspec
+from typing import Protocol, Self
 
 from dynamo._core.context import Context
-from dynamo._core.errors import NoInstances
-
-
-class RoutingConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which workers a request wants, by their taints: the labels that workers carry in their model cards."""
-
-    #: Workers without all of these do not come into question.
-    required_taints: frozenset[str] = frozenset()
-    #: Workers with one of these are dearer or cheaper by its weight: 1.0 about halves the cost.
-    preferred_taints: dict[str, float] = {}
-
-
-class RouterConfigOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one request wants otherwise than the router's configuration says; None leaves it as it is."""
-
-    overlap_score_credit: float | None = None
-    prefill_load_scale: float | None = None
-    router_temperature: float | None = None
-    assume_kv_reuse: bool | None = None
-    track_prefill_tokens: bool | None = None
-
-
-class NoWorkerFits(NoInstances):
-    """There are workers, and none of them is what the request itself asks for."""
-
-    code = "no_worker_fits"
-
-
-NO_CONSTRAINTS = RoutingConstraints()
+from dynamo._core.errors import NoWorkerFits as NoWorkerFits
+from dynamo.llm._messages import PreprocessedRequest
+from dynamo.llm._wishes import NO_CONSTRAINTS as NO_CONSTRAINTS
+from dynamo.llm._wishes import RouterConfigOverride as RouterConfigOverride
+from dynamo.llm._wishes import RoutingConstraints as RoutingConstraints
+from dynamo.llm._wishes import Wishes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +47,29 @@ class Asked:
     pinned_dp_rank: int | None = None
     #: Instances that have lost this request.
     avoid: Collection[int] = field(default_factory=frozenset)
+
+    @classmethod
+    def wishing(
+        cls,
+        wishes: Wishes,
+        *,
+        request: object,
+        context: Context,
+        token_ids: Sequence[int] | None,
+        lora_name: str | None = None,
+        cache_namespace: str | None = None,
+        override: RouterConfigOverride | None = None,
+        dp_rank: int | None = None,
+        avoid: Collection[int] = frozenset(),
+    ) -> Self:
+        """Return what a router is told of a request with these wishes; `dp_rank` counts if they name none."""
+        return cls(
+            request=request, context=context, token_ids=token_ids, lora_name=lora_name,
+            cache_namespace=cache_namespace, constraints=wishes.routing_constraints, override=override,
+            session_id=wishes.session_id, priority_jump=wishes.priority, strict_priority=wishes.strict_priority,
+            policy_class=wishes.policy_class, pinned_instance=wishes.backend_instance_id,
+            pinned_dp_rank=dp_rank if wishes.dp_rank is None else wishes.dp_rank, avoid=avoid,
+        )  # fmt: skip
 
 
 class Explanation:
@@ -115,16 +113,25 @@ class RoutingHints:
             or bool(self.constraints.required_taints)
         )
 
+    @property
+    def wishes(self) -> Wishes:
+        """The same as a router in another process is told it; how its configuration is overridden stands beside."""
+        return Wishes(
+            backend_instance_id=self.pinned_instance, dp_rank=self.pinned_dp_rank, priority=self.priority_jump,
+            strict_priority=self.strict_priority, policy_class=self.policy_class, session_id=self.session_id,
+            routing_constraints=self.constraints,
+        )  # fmt: skip
+
     def asked(
         self, request: object, context: Context, token_ids: Sequence[int] | None, avoid: Collection[int]
     ) -> Asked:
         """Return what a router is told of a request with these hints."""
-        return Asked(
-            request=request, context=context, token_ids=token_ids, constraints=self.constraints,
-            override=self.override, session_id=self.session_id, priority_jump=self.priority_jump,
-            strict_priority=self.strict_priority, policy_class=self.policy_class,
-            pinned_instance=self.pinned_instance, pinned_dp_rank=self.pinned_dp_rank, avoid=avoid,
-        )  # fmt: skip
+        asked = Asked.wishing(
+            self.wishes, request=request, context=context, token_ids=token_ids, override=self.override, avoid=avoid
+        )
+        if isinstance(request, PreprocessedRequest):
+            asked.lora_name, asked.cache_namespace = request.lora_name, request.cache_salt
+        return asked
 
 
 NO_HINTS = RoutingHints()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from dynamo._core.context import Context
@@ -21,6 +21,8 @@ from dynamo.llm._worker import WorkerEngine, kv_cache_facts, read_request
 from dynamo.runtime import Endpoint
 
 log = logging.getLogger(__name__)
+
+NO_LABELS: Mapping[str, object] = {}
 
 
 class ServedModel:
@@ -42,8 +44,12 @@ class ServedModel:
         name: str,
         *,
         migration_limit: int = MIGRATION_LIMIT,
+        labels: Mapping[str, object] = NO_LABELS,
     ) -> ServedModel:
-        """Own `engine`, and tell the frontends that it answers for the model in `path`, at `endpoint`."""
+        """Own `engine`, and tell the frontends that it answers for the model in `path`, at `endpoint`.
+
+        `labels` are what else the model card says of the worker; see `worker_labels`.
+        """
         model = cls(engine, endpoint)
         block_size, runtime_config = kv_cache_facts(engine)
         try:
@@ -56,7 +62,7 @@ class ServedModel:
                 context_length=engine.max_context_length,
                 kv_cache_block_size=block_size,
                 migration_limit=migration_limit,
-                runtime_config=runtime_config,
+                runtime_config={**runtime_config, **labels},
             )
         except BaseException:
             await model._close_engine()

@@ -165,7 +165,7 @@ async def _serve(
             context_length=engine.max_context_length,
             kv_cache_block_size=block_size,
             migration_limit=options.migration_limit,
-            runtime_config=runtime_config,
+            runtime_config={**runtime_config, **options.labels()},
             custom_template_path=options.custom_jinja_template,
         )
         settle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamo.llm._model_card import MIGRATION_LIMIT
+from dynamo.llm._worker_labels import DEVICE_WEIGHT_MAX, DEVICE_WEIGHT_MIN, worker_labels
 from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option, required_option
 
 
@@ -26,6 +27,21 @@ class WorkerOptions(Settings):
         most=1024,
     )
     custom_jinja_template: str | None = option(None, "file of a chat template to use instead of the model's")
+    taints: str | None = option(None, "labels that requests may require or prefer, separated by commas: h100,eu")
+    device_weight: float | None = option(
+        None,
+        "its share of the requests where the router mode is device-aware-weighted; one that says nothing has 1",
+        least=DEVICE_WEIGHT_MIN,
+        most=DEVICE_WEIGHT_MAX,
+    )
     discovery: str | None = option(None, DISCOVERY)
     request_plane: str | None = option(None, REQUEST_PLANE)
     event_plane: str | None = option(None, EVENT_PLANE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.labels()  # checks them
+
+    def labels(self) -> dict[str, object]:
+        """What its model card says of the worker beside what its engine does. Raises `ConfigError`."""
+        return worker_labels(self.taints, self.device_weight)

@@ -5,6 +5,8 @@ No request goes there, for its answers could be those of another model. Only whe
 endpoint serves the model, every instance of it does.
 
 Without a router the instances are asked in turn. With one, it is asked first where a request goes (`_routing.py`).
+The instances may be routers themselves (`dynamo.router`), before workers that are not known here. What a request says
+of its worker is then for them.
 """
 
 from __future__ import annotations
@@ -12,22 +14,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Container, Mapping
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import DynamoError, NoInstances
+from dynamo._core.errors import DynamoError, NoInstances, NoWorkerFits
 from dynamo.llm._kv_router.config import RouterMode
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import ModelCard
-from dynamo.llm._routing import NoWorkerFits, Route, Router, RoutingHints
+from dynamo.llm._routing import NO_HINTS, Route, Router, RoutingHints
 from dynamo.llm._routing_modes import ModeRouter
 from dynamo.runtime import Client, ResponseStream
 
 T = TypeVar("T")
 
 _NOTHING: Mapping[str, object] = {}
+#: Stands in the `runtime_config` of a router's card, and says whose requests it passes on.
+ROUTES_TO = "routes_to"
 
 
 class Serving:
@@ -44,6 +49,11 @@ class Serving:
 
     def discard(self, instance_id: int) -> None:
         self.cards.pop(instance_id, None)
+
+    @property
+    def are_routers(self) -> bool:
+        """Whether the instances pass requests on to workers of their own."""
+        return any(ROUTES_TO in card.runtime_config for card in islice(self.cards.values(), 1))
 
     async def wait_for_growth(self) -> None:
         """Wait until another one comes."""
@@ -96,6 +106,14 @@ class Workers:
         card = None if self._serving is None else self._serving.cards.get(instance_id)
         return _NOTHING if card is None else card.runtime_config
 
+    def hand_on(self, request: object, hints: RoutingHints) -> tuple[object, RoutingHints]:
+        """Return a request and its hints as they are to be heeded here: what is for routers is in the request then."""
+        if hints is NO_HINTS or self._serving is None or not self._serving.are_routers:
+            return request, hints
+        assert isinstance(request, PreprocessedRequest), "a router takes tokens"
+        told = msgspec.structs.replace(request, routing=hints.wishes, router_config_override=hints.override)
+        return told, RoutingHints(session_id=hints.session_id, explanation=hints.explanation)
+
     def is_routed(self, hints: RoutingHints) -> bool:
         """Whether somebody chooses who is asked, or a request with these hints chooses itself."""
         return self.router is not None or hints.need_route
@@ -104,11 +122,14 @@ class Workers:
         self, request: object, context: Context, hints: RoutingHints, *, avoid: Collection[int] = ()
     ) -> Route:
         """Ask where a request goes that is routed. Raises `NoInstances` if there is no worker, or none that fits."""
-        self._check_alive()
+        self._check_alive(avoid)
         token_ids = request.token_ids if isinstance(request, PreprocessedRequest) else None
+        # Which of the routers passes a request on to the worker that it names is all the same.
+        router = self._in_turn if _names_worker(request) else self.router or self._in_turn
         try:
-            return await (self.router or self._in_turn).place(hints.asked(request, context, token_ids, avoid))
+            return await router.place(hints.asked(request, context, token_ids, avoid))
         except NoInstances as error:
+            self._check_alive(avoid)  # others may have gone while it waited
             raise NoWorkerFits(error.message, **error.details) from error
 
     async def send(
@@ -124,7 +145,7 @@ class Workers:
 
         Raises `NoInstances` if none is left.
         """
-        self._check_alive()
+        self._check_alive(avoid)
         barred: Container[int] = avoid if self._serving is None else _Barred(self._serving.cards, avoid)
         if route is None:
             return await self.client.round_robin(request, context=context, item_type=item_type, avoid=barred)
@@ -132,9 +153,16 @@ class Workers:
             lambda _: _for_rank(request, route.dp_rank), _fitting(route), context, item_type=item_type, avoid=barred
         )
 
-    def _check_alive(self) -> None:
-        if not self.instance_ids():
+    def _check_alive(self, avoid: Collection[int]) -> None:
+        num_workers = len(self.instance_ids())
+        if not num_workers:
             raise NoInstances(f"no live worker serves the model {self._model!r} right now", model=self._model)
+        if not self.has_another(avoid):
+            raise NoInstances(
+                f"the request was lost by each of the {num_workers} workers that serve the model {self._model!r} now",
+                model=self._model,
+                code="no_worker_left",
+            )
 
     def has_another(self, avoid: Collection[int]) -> bool:
         """Whether there is a worker beside those to avoid."""
@@ -168,6 +196,12 @@ class Workers:
             for change in changes:
                 change.cancel()
             await asyncio.gather(*changes, return_exceptions=True)
+
+
+def _names_worker(request: object) -> bool:
+    """Whether a router is told who is to take it."""
+    routing = request.routing if isinstance(request, PreprocessedRequest) else None
+    return routing is not None and routing.backend_instance_id is not None
 
 
 def _fitting(route: Route) -> Callable[[list[int]], int]:

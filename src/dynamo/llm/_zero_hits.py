@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from dynamo.llm._kv_counted_index import KvIndexStats
 from dynamo.llm._kv_router.stats import RouterStats
 from dynamo.llm._routing import Router
 
@@ -30,7 +31,13 @@ class CountingRouter(Protocol):
         """What was counted since it was made."""
 
     def queue_lengths(self) -> dict[str, int]:
-        """How many requests wait for room, by policy class."""
+        """How many requests wait for room, by policy class; empty if none ever does."""
+
+    def index_stats(self) -> KvIndexStats | None:
+        """How large the index is that is made of events, and how that goes; None if there is none."""
+
+    def num_sent_blocks(self) -> int | None:
+        """How many blocks count as cached because they were sent somewhere; None if that is not remembered."""
 
 
 class ZeroHits:
@@ -55,13 +62,21 @@ class ZeroHits:
         if of is not stats:
             repeats = misses = 0
         repeats, misses = stats.repeated_prompts - repeats, stats.repeated_prompts_without_hit - misses
-        if repeats < REPEATS_MIN or misses < repeats:
-            return None
-        return (
-            f"the KV router finds nothing for the model {model!r}: {repeats} prompts began as earlier ones did, and no "
-            "worker had a block of them. Do the workers keep a prefix cache and publish its events, with the block "
-            "size of their model cards? If they publish none, set --no-router-use-kv-events"
-        )
+        return warning_of(model, repeats, misses, since=f"lately, within {LOOK_S:.0f} s")
+
+
+def warning_of(model: str, repeats: int, misses: int, *, since: str) -> str | None:
+    """Say what is wrong if so many prompts began as earlier ones, and for so many nothing was found; None if nothing.
+
+    `since` says over which time: some seconds, or all the time that a router has had.
+    """
+    if repeats < REPEATS_MIN or misses < repeats:
+        return None
+    return (
+        f"the KV router finds nothing for the model {model!r}: {since}, {repeats} prompts began as earlier ones did, "
+        "and no worker had a block of them. Do the workers keep a prefix cache and publish its events, with the block "
+        "size of their model cards? If they publish none, set --no-router-use-kv-events"
+    )
 
 
 def _now(stats: RouterStats) -> tuple[RouterStats, int, int]:

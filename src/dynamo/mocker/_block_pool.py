@@ -3,10 +3,10 @@
 A block is blank, held or kept. Blank blocks have no content. Held ones are of one or several sequences. Kept
 ones are of nobody, and stay until room is needed: those that were given back first go first.
 
-A block may be found, and held by others, once it is full: it is then written under the hash of all tokens
-up to its end, and never again. Two blocks never have the same hash. A sequence that holds a block holds all those
-before it, and gives them back from the last to the first, so no block goes before those that continue it: what
-is written is always whole prefixes.
+A block may be found, and held by others, once it is full: it is then written under the hash of all tokens up to its
+end, of their adapter and of their salt, and never again. Two blocks never have the same hash. A sequence that holds a
+block holds all those before it, and gives them back from the last to the first, so no block goes before those that
+continue it: what is written is always whole prefixes.
 """
 
 from __future__ import annotations

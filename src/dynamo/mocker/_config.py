@@ -50,10 +50,10 @@ class MockerConfig:
 
     def __post_init__(self) -> None:
         for setting in COUNTS:
-            _check(setting, getattr(self, setting), 1, math.inf)
-        _check("dp_size", self.dp_size, 1, DP_SIZE_MAX)
+            check_setting(setting, getattr(self, setting), 1, math.inf)
+        check_setting("dp_size", self.dp_size, 1, DP_SIZE_MAX)
         for setting in ("speedup_ratio", "decode_speedup_ratio"):
-            _check(setting, getattr(self, setting), 0, math.inf)
+            check_setting(setting, getattr(self, setting), 0, math.inf)
         self._check_that_every_request_can_run()
 
     @property
@@ -80,7 +80,8 @@ class MockerConfig:
             )
 
 
-def _check(setting: str, value: float, least: float, most: float) -> None:
+def check_setting(setting: str, value: float, least: float, most: float) -> None:
+    """Raise `ConfigError` unless a setting is a number from `least` to `most`."""
     if not (math.isfinite(value) and least <= value <= most):
         allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
         raise ConfigError(f"{setting}={value} must be {allowed}", setting=setting)

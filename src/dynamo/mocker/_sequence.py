@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from dynamo._core.blocks import block_hashes, sequence_hashes
+from dynamo._core.blocks import BlockHasher
 from dynamo._core.errors import InvalidArgument
 from dynamo.llm._messages import CompletionUsage, FinishReason, PreprocessedRequest, PromptTokensDetails
 from dynamo.mocker._answer import VOCABULARY, Answer, prompt_array
@@ -20,6 +20,7 @@ class TokenSequence:
     __slots__ = (
         "_answer",
         "_block_size",
+        "_hasher",
         "_max_tokens",
         "_min_tokens",
         "_num_resumed",
@@ -49,6 +50,7 @@ class TokenSequence:
         self._stop_token_ids = frozenset(request.stop_conditions.stop_token_ids)
         self._num_resumed = request.num_resumed_tokens
         self._block_size = block_size
+        self._hasher = BlockHasher(block_size, lora_name=request.lora_name, cache_namespace=request.cache_salt)
         self.token_ids = prompt_array(request.token_ids)
         #: Without what another worker has generated.
         self.num_prompt_tokens = len(self.token_ids) - self._num_resumed
@@ -73,9 +75,10 @@ class TokenSequence:
         if count <= known:
             return
         size = self._block_size
-        added = block_hashes(self.token_ids[known * size : count * size], size)
-        self.tokens_hashes.extend(added)
-        self.block_hashes.extend(sequence_hashes(added, self.block_hashes[-1] if known else None))
+        full = self._hasher.extend(self.token_ids[known * size : count * size])
+        assert full is not None
+        self.tokens_hashes.extend(full.tokens_hashes)
+        self.block_hashes.extend(full.block_hashes)
 
     def generate(self) -> tuple[int, FinishReason | None]:
         """Append the next token; return it, and why it is the last, if it is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from dynamo._core.context import Context
@@ -10,7 +12,15 @@ from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._served_model import ServedModel
-from dynamo.mocker._config import BLOCK_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, NUM_GPU_BLOCKS, MockerConfig
+from dynamo.llm._worker_labels import worker_labels
+from dynamo.mocker._config import (
+    BLOCK_SIZE,
+    MAX_NUM_BATCHED_TOKENS,
+    MAX_NUM_SEQS,
+    NUM_GPU_BLOCKS,
+    MockerConfig,
+    check_setting,
+)
 from dynamo.mocker._metrics import MockerMetrics
 from dynamo.mocker._starting import kv_publishers, start_mocker
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
@@ -34,13 +44,17 @@ class MockerWorker:
         max_num_seqs: int = MAX_NUM_SEQS,
         max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
         enable_prefix_caching: bool = True,
+        kv_events: bool = True,
         enable_chunked_prefill: bool = True,
         speedup_ratio: float = 1.0,
         decode_speedup_ratio: float = 1.0,
         dp_size: int = 1,
         stream_interval: int = 1,
+        startup_time_s: float = 0.0,
         context_length: int | None = None,
         migration_limit: int = MIGRATION_LIMIT,
+        taints: str | Sequence[str] = (),
+        device_weight: float | None = None,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
@@ -58,22 +72,29 @@ class MockerWorker:
             dp_size=dp_size,
             stream_interval=stream_interval,
         )
+        check_setting("startup_time_s", startup_time_s, 0, math.inf)
+        self.kv_events = kv_events
+        self.startup_time_s = startup_time_s
         self.context_length = context_length
         self.migration_limit = migration_limit
+        self.labels = worker_labels(taints, device_weight)
         self._model: ServedModel | None = None
 
     @async_on_start
     async def start_engine(self) -> None:
         """Make the engine, and tell the frontends about the model."""
         path = await fetch_llm(self.model_path, ignore_weights=True)
+        await asyncio.sleep(self.startup_time_s)
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
-        sinks = kv_publishers(endpoint, self.config)
+        sinks = kv_publishers(endpoint, self.config) if self.kv_events else []
         engine = await start_mocker(path, self.config, context_length=self.context_length, kv_event_sinks=sinks)
         name = self.model_name or default_model_name(self.model_path)
         metrics = MockerMetrics(name)
         metrics.add(endpoint.lease_id(), engine)
         endpoint.runtime.metrics.add(metrics)
-        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
+        self._model = await ServedModel.start(
+            engine, endpoint, path, name, migration_limit=self.migration_limit, labels=self.labels
+        )
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:

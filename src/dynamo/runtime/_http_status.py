@@ -17,6 +17,7 @@ from dynamo._core.errors import (
     InvalidArgument,
     NoInstances,
     NotFound,
+    NoWorkerFits,
     Overloaded,
     ProtocolError,
     RouterQueueLimitExceeded,
@@ -41,6 +42,7 @@ STATUS: dict[str, int] = {
     Disconnected.code: 502,
     StreamIncomplete.code: 502,
     NoInstances.code: 503,
+    NoWorkerFits.code: 503,
     CannotConnect.code: 503,
     WorkerUnavailable.code: 503,
     EngineShutdown.code: 503,
@@ -50,7 +52,7 @@ STATUS: dict[str, int] = {
     Stalled.code: 504,
 }
 
-#: After how many seconds a client may try again that is told 503, if nobody knows better.
+#: After how many seconds a client may try again that is told so, if nobody knows better.
 RETRY_AFTER_S = 1
 
 
@@ -61,6 +63,10 @@ def status_of(error: DynamoError) -> int:
 
 
 def retry_after_s(error: DynamoError) -> int:
-    """Return what `Retry-After` says beside a 503: whole seconds, at least one."""
+    """Return what `Retry-After` says beside a 503 or a 529: whole seconds, at least one.
+
+    That is what an `Overloaded` knows of itself, rounded up, or else `RETRY_AFTER_S`. It says nothing of errors with
+    another status: they have no such header.
+    """
     hint_s = error.retry_after_s if isinstance(error, Overloaded) else None
     return RETRY_AFTER_S if hint_s is None else max(1, math.ceil(hint_s))

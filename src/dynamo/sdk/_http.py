@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.runtime._blame import blame
 from dynamo.runtime._http_status import retry_after_s, status_of
-from dynamo.sdk._http_errors import problem
+from dynamo.sdk._http_errors import TRY_AGAIN, problem
 from dynamo.sdk._http_guard import HttpGuard
 from dynamo.sdk._http_routes import add_routes
 from dynamo.sdk._sections import Section
@@ -71,5 +71,5 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         level = logging.ERROR if status in _FAULTS else logging.WARNING
         request_id = body["error"]["request_id"]
         logger.log(level, "%s %s failed (%s): %s", request.method, request.url.path, request_id, blame(error))
-    headers = {"retry-after": str(retry_after_s(error))} if status == 503 else None
+    headers = {"retry-after": str(retry_after_s(error))} if status in TRY_AGAIN else None
     return JSONResponse(body, status_code=status, headers=headers)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dynamo.sdk._context import request_context
 
+#: Of those that may be asked again; they are told when.
+TRY_AGAIN = (503, 529)
+
+_TRY_AGAIN = "the service cannot take the request now; try again later"
 _PUBLIC = {
-    503: "the service cannot take the request now; try again later",
+    **dict.fromkeys(TRY_AGAIN, _TRY_AGAIN),
     504: "the request took too long",
 }
 _FAILED = "the service failed; its log says why"

@@ -1,8 +1,8 @@
 """Which blocks of keys and values are kept, where, and which go when room is needed.
 
-A block is kept under the hash of all tokens up to its end, so equal hashes mean equal prefixes. What is kept is
-always whole prefixes: a block goes only after all that continue it. To that end, whenever a prefix is used, its
-blocks become the last to go, the first of them last of all.
+A block is kept under the hash of all tokens up to its end and of their salt, so equal hashes mean equal prefixes of one
+tenant. What is kept is always whole prefixes: a block goes only after all that continue it. To that end, whenever a
+prefix is used, its blocks become the last to go, the first of them last of all.
 
 Nobody holds a block, so there is nothing to count: a request copies the keys and values out when it begins, and no
 other call comes between finding them and that. What runs therefore never depends on what is kept.
@@ -19,11 +19,17 @@ from dynamo.llm._kv_events import KvEventSink
 
 
 class BlockChain:
-    """The hashes of the full blocks of a sequence that grows, as far as somebody asked."""
+    """The hashes of the full blocks of a sequence that grows, as far as somebody asked.
 
-    __slots__ = ("block_hashes", "tokens_hashes")
+    Raises `InvalidArgument` for a salt that cannot be hashed.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_cache_salt", "block_hashes", "tokens_hashes")
+
+    def __init__(self, cache_salt: str | None = None) -> None:
+        # To find out later would end the thread of the model.
+        block_hashes((), 1, cache_namespace=cache_salt)
+        self._cache_salt = cache_salt
         self.tokens_hashes = array("Q")
         self.block_hashes = array("Q")
 
@@ -32,7 +38,7 @@ class BlockChain:
         known = len(self.block_hashes)
         if len(token_ids) // block_size == known:
             return
-        added = block_hashes(token_ids[known * block_size :], block_size)
+        added = block_hashes(token_ids[known * block_size :], block_size, cache_namespace=self._cache_salt)
         self.tokens_hashes.extend(added)
         self.block_hashes.extend(sequence_hashes(added, self.block_hashes[-1] if known else None))
 

@@ -263,6 +263,7 @@ class TransformersEngine:
 
     def _row(self, request: PreprocessedRequest) -> Row:
         """Check a request, and make it what the scheduler works with."""
+        from dynamo.transformers._block_pool import BlockChain
         from dynamo.transformers._row import Row
         from dynamo.transformers._sampling import Sampler
 
@@ -270,6 +271,10 @@ class TransformersEngine:
         room = self.max_context_length - len(token_ids)
         if not token_ids:
             raise InvalidArgument("the prompt is empty")
+        if request.lora_name:
+            raise InvalidArgument(
+                f"this worker has no LoRA adapters, and so not {request.lora_name!r}", param="lora_name"
+            )
         if room < 1:
             raise InvalidArgument(
                 f"the prompt has {len(token_ids)} tokens, and the model's context {self.max_context_length}: "
@@ -296,6 +301,7 @@ class TransformersEngine:
             stop_token_ids=frozenset(
                 token for token in (*stop.stop_token_ids, *eos) if 0 <= token < self._loaded.vocab_size
             ),
+            chain=BlockChain(request.cache_salt),
         )
 
     def _drop(self, row: Row) -> None:

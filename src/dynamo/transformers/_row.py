@@ -18,13 +18,13 @@ class Row:
     max_tokens: int
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
+    chain: BlockChain = field(default_factory=BlockChain)
     #: Set by whoever no longer wants the request; it then leaves before the next pass.
     is_cancelled: bool = False
     num_prompt_tokens: int = field(init=False)
     arrival: int = field(init=False, default=0)
     #: How much of it was in blocks when it ran first; None before.
     num_cached_tokens: int | None = field(init=False, default=None)
-    chain: BlockChain = field(init=False, default_factory=BlockChain)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)

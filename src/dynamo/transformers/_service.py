@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from dynamo._core.context import Context
@@ -10,6 +10,7 @@ from dynamo.llm import EngineOutput, KvPublisher
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT
 from dynamo.llm._served_model import ServedModel
+from dynamo.llm._worker_labels import worker_labels
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
 from dynamo.transformers._stats import EngineMetrics
@@ -37,7 +38,10 @@ class TransformersWorker:
         enable_prefix_caching: bool = True,
         num_kv_blocks: int | None = None,
         kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
+        kv_events: bool = True,
         migration_limit: int = MIGRATION_LIMIT,
+        taints: str | Sequence[str] = (),
+        device_weight: float | None = None,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
@@ -50,7 +54,9 @@ class TransformersWorker:
         self.enable_prefix_caching = enable_prefix_caching
         self.num_kv_blocks = num_kv_blocks
         self.kv_cache_block_size = kv_cache_block_size
+        self.kv_events = kv_events
         self.migration_limit = migration_limit
+        self.labels = worker_labels(taints, device_weight)
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -58,7 +64,8 @@ class TransformersWorker:
         """Load the model, and tell the frontends about it."""
         path = await fetch_llm(self.model_path)
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
-        sink = KvPublisher(endpoint, kv_block_size=self.kv_cache_block_size) if self.enable_prefix_caching else None
+        tells = self.enable_prefix_caching and self.kv_events
+        sink = KvPublisher(endpoint, kv_block_size=self.kv_cache_block_size) if tells else None
         engine = await TransformersEngine.start(
             str(path),
             device=self.device,
@@ -74,7 +81,9 @@ class TransformersWorker:
         )
         name = self.model_name or default_model_name(self.model_path)
         endpoint.runtime.metrics.add(EngineMetrics(engine, name, endpoint.lease_id()))
-        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
+        self._model = await ServedModel.start(
+            engine, endpoint, path, name, migration_limit=self.migration_limit, labels=self.labels
+        )
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:

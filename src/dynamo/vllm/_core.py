@@ -69,12 +69,17 @@ class Core(Protocol):
     def facts(self) -> CoreFacts: ...
 
     def generate(
-        self, token_ids: list[int], sampling: Mapping[str, object], request_id: str, dp_rank: int | None
+        self,
+        token_ids: list[int],
+        sampling: Mapping[str, object],
+        request_id: str,
+        dp_rank: int | None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Produced, None]:
         """Yield what is new, to the first that has a `finish_reason`; closing it ends the request.
 
         A request is known by its id as soon as the first item is waited for. `sampling` are the arguments of vLLM's
-        `SamplingParams`.
+        `SamplingParams`. Requests find what others have computed only if they have the same `cache_salt`, or none.
         """
 
     async def abort(self, request_id: str) -> None:

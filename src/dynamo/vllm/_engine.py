@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
 from dynamo._core.context import Context
-from dynamo._core.errors import DynamoError, EngineShutdown, Overloaded
+from dynamo._core.errors import DynamoError, EngineShutdown, InvalidArgument, Overloaded
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.vllm._answer import Answer
 from dynamo.vllm._core import Core
@@ -76,6 +76,10 @@ class VllmEngine:
         """Yield the request's tokens as they come. The first and the last output have the usage."""
         if self._failure is not None:
             raise self._failure()
+        if request.lora_name:
+            raise InvalidArgument(
+                f"this worker has no LoRA adapters, and so not {request.lora_name!r}", param="lora_name"
+            )
         facts = self._core.facts
         sampling = sampling_arguments(request, vocab_size=facts.vocab_size, defaults=facts.sampling_defaults)
         answer = Answer(request)
@@ -86,7 +90,9 @@ class VllmEngine:
         stop = partial(self._abort, request_id)
         context.stopped_token.add_callback(stop)
         try:
-            produced = self._core.generate(list(request.token_ids), sampling, request_id, request.dp_rank)
+            produced = self._core.generate(
+                list(request.token_ids), sampling, request_id, request.dp_rank, request.cache_salt
+            )
             async with aclosing(produced):
                 async for item in produced:
                     if item.finish_reason == "abort" and self._failure is not None:

@@ -10,6 +10,7 @@ from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._served_model import ServedModel
+from dynamo.llm._worker_labels import worker_labels
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 from dynamo.vllm._starting import start_vllm
 
@@ -31,12 +32,15 @@ class VllmWorker:
         context_length: int | None = None,
         engine_arguments: Sequence[str] = (),
         migration_limit: int = MIGRATION_LIMIT,
+        taints: str | Sequence[str] = (),
+        device_weight: float | None = None,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
         self.context_length = context_length
         self.engine_arguments = list(engine_arguments)
         self.migration_limit = migration_limit
+        self.labels = worker_labels(taints, device_weight)
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -52,7 +56,9 @@ class VllmWorker:
             context_length=self.context_length,
             engine_arguments=self.engine_arguments,
         )
-        self._model = await ServedModel.start(engine, endpoint, path, name, migration_limit=self.migration_limit)
+        self._model = await ServedModel.start(
+            engine, endpoint, path, name, migration_limit=self.migration_limit, labels=self.labels
+        )
 
     @dynamo_endpoint()
     async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:

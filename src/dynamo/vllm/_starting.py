@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -87,6 +88,8 @@ def show_engine_help() -> None:
 def _load(
     path: Path, model_name: str, context_length: int | None, engine_arguments: Sequence[str], sockets: str
 ) -> VllmCore:
+    # Those between vLLM's own processes, too, which it leaves behind otherwise.
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
     try:
         from dynamo.vllm._vllm import VllmCore, engine_args
     except ImportError as error:

@@ -114,10 +114,17 @@ class VllmCore:
                     pass
 
     async def generate(
-        self, token_ids: list[int], sampling: Mapping[str, object], request_id: str, dp_rank: int | None
+        self,
+        token_ids: list[int],
+        sampling: Mapping[str, object],
+        request_id: str,
+        dp_rank: int | None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Produced, None]:
         """See `Core`."""
-        prompt = {"type": "token", "prompt_token_ids": token_ids}
+        prompt: dict[str, object] = {"type": "token", "prompt_token_ids": token_ids}
+        if cache_salt:
+            prompt["cache_salt"] = cache_salt
         with _answering():
             params = SamplingParams(detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True, **sampling)
             outputs = self._llm.generate(prompt, params, request_id, data_parallel_rank=dp_rank)

@@ -64,6 +64,15 @@ def test_what_another_router_says_counts_where_the_own_worker_is_gone() -> None:
     assert sessions.find("s", 2.0) == B
 
 
+def test_what_another_router_says_of_a_worker_that_is_gone_counts_nothing() -> None:
+    sessions = Sessions(10.0)
+    for own in (None, B):
+        if own is not None:
+            sessions.bind("s", own, 0.0)
+        sessions.merge("s", A, 1.0, lambda worker: worker == B)
+        assert sessions.find("s", 2.0) == own
+
+
 def test_requests_of_a_session_go_where_the_first_one_went_however_dear_that_is() -> None:
     at = desk(FixedWorkers([1, 2]), sessions=Sessions(10.0))
     first = take(at, 100, "s", [1, 2])

@@ -37,7 +37,8 @@ class Door:
         self.workers = FixedWorkers(ids, cards)
         self.desk: Desk = desk(self.workers, config=config)
         self.desk.clock = asyncio.get_running_loop().time
-        self.admission = Admission(config, self.desk.selector, self.workers.instance_ids)
+        self.passed_over: set[int] = set()
+        self.admission = Admission(config, self.desk.selector, self.workers.instance_ids, self.passed_over.__contains__)
         self.desk.listeners.append(self.admission)
 
     async def admit(self, one: Asked) -> KvRoute:
@@ -218,9 +219,65 @@ async def test_those_who_wait_are_told_when_the_router_is_closed() -> None:
     await turns()
     door.admission.close()
     for task in waiting:
-        with pytest.raises(NoInstances, match="closed"):
+        with pytest.raises(NoInstances, match="was closed") as caught:
             await task
+        assert "gone" not in caught.value.message
     assert door.num_waiting == 0
+
+
+async def test_the_room_of_a_worker_that_is_passed_over_is_none() -> None:
+    door = Door(2)
+    door.passed_over.add(1)
+    busy = await door.admit(ask(BATCH + 1))
+    assert (busy.choose([2]), door.num_booked) == (2, 1)
+    waiting = asyncio.create_task(door.admit(ask()))
+    await turns()
+    assert (door.num_waiting, waiting.done()) == (1, False)
+    busy.close()
+    assert (await waiting).choose([2]) == 2
+
+
+async def test_where_all_are_passed_over_the_room_of_each_counts() -> None:
+    door = Door(2)
+    door.passed_over |= {1, 2}
+    routes = await door.fill()
+    assert {route.worker.worker_id for route in routes if route.worker} == {1, 2}
+
+
+async def test_a_request_for_a_worker_that_is_passed_over_waits_for_that_one() -> None:
+    door = Door(2)
+    door.passed_over.add(1)
+    (await door.admit(ask(pinned_instance=1))).close()
+    first = await door.admit(ask(BATCH + 1, pinned_instance=1))
+    waiting = asyncio.create_task(door.admit(ask(pinned_instance=1)))
+    await turns()
+    assert not waiting.done()
+    first.close()
+    assert (await waiting).choose([1, 2]) == 1
+
+
+async def test_a_worker_that_may_be_tried_again_is_weighed_though_it_was_passed_over() -> None:
+    door = Door(2)
+    await door.admit(ask(BATCH, pinned_instance=2))
+    door.passed_over.add(1)
+    route = await door.admit(ask())
+    assert route.worker is not None
+    assert route.worker.worker_id == 2
+    assert route.choose([1, 2]) == 1
+
+
+async def test_many_who_wait_for_workers_of_their_own_are_looked_at_once_each() -> None:
+    door = Door(8)
+    await door.fill()
+    waiting = [asyncio.create_task(door.admit(ask(pinned_instance=id))) for id in door.workers.ids]
+    await turns()
+    before = door.workers.num_asked
+    door.admission.wake()
+    await turns()
+    assert door.workers.num_asked - before == 1
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_no_more_wait_than_may() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import AsyncExitStack
 
 import pytest
 from tests.llm.kv.scene import until
-from tests.llm.kv_router.cluster import BLOCK_SIZE, Cluster, Worker
+from tests.llm.kv_router.cluster import BLOCK_SIZE, Cluster, Worker, turns
 from tests.llm.kv_router.worker_model import asked
 
-from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument, NoInstances
+from dynamo._core.errors import Cancelled, ConfigError, DynamoError, InvalidArgument, NoInstances
 from dynamo.llm import StopConditions
-from dynamo.llm._kv_router.config import KvRouterConfig
+from dynamo.llm._kv_router.config import KvRouterConfig, PolicyClass
 from dynamo.llm._kv_router.router import KvRouter
 from dynamo.llm._kv_router.stream import RoutedStream
+from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._routing import RoutingConstraints
+from dynamo.llm._wishes import Wishes
 
 PROMPT = list(range(50))
 SHORT = StopConditions(max_tokens=4)
@@ -196,6 +199,60 @@ async def test_a_look_at_the_best_worker_books_nothing() -> None:
         assert await total_requests(router) == 0
 
 
+async def test_nor_does_it_where_requests_wait_and_it_does_not_wait_itself() -> None:
+    cluster = Cluster()
+    config = KvRouterConfig(queue_threshold=0.01)
+    async with cluster.mocker() as worker, cluster.kv_router(config) as router:
+        for request_id in (None, "busy", None):
+            assert await router.best_worker(PROMPT, request_id=request_id) == (worker.id, 0, 0)
+        assert await total_requests(router) == 1
+        assert router.queue_lengths() == {"default": 0}
+
+
+async def test_a_request_that_is_booked_again_does_not_wait_for_itself() -> None:
+    cluster = Cluster()
+    async with cluster.mocker(), cluster.kv_router(KvRouterConfig(queue_threshold=0.01)) as router:
+        for _ in range(3):
+            async with asyncio.timeout(10.0):
+                await router.best_worker(PROMPT, request_id="a")
+        assert await total_requests(router) == 1
+
+
+async def test_a_router_that_is_closed_books_nothing_more() -> None:
+    cluster = Cluster()
+    async with cluster.mocker(), cluster.kv_router(KvRouterConfig(queue_threshold=0.01)) as router:
+        await router.best_worker(PROMPT, request_id="a")
+        waiting = [asyncio.create_task(router.best_worker(PROMPT, request_id=request_id)) for request_id in "bc"]
+        await turns()
+        await router.close()  # frees the first one, so that it is the turn of another
+        for task in waiting:
+            with pytest.raises(NoInstances, match="closed"):
+                await task
+        for request_id in ("d", None):
+            with pytest.raises(NoInstances, match="is closed"):
+                await router.best_worker(PROMPT, request_id=request_id)
+        with pytest.raises(NoInstances, match="is closed"):
+            await router.generate(PROMPT, "mock", SHORT)
+        assert await total_requests(router) == 0
+
+
+async def test_a_request_as_workers_take_it_has_the_cache_and_the_wishes_that_it_names() -> None:
+    cluster = Cluster()
+    async with AsyncExitStack() as stack:
+        workers = await two_workers(stack, cluster)
+        router = await stack.enter_async_context(cluster.kv_router(KvRouterConfig(use_kv_events=False), num_workers=2))
+        for worker in workers:
+            request = PreprocessedRequest(
+                model="mock", token_ids=PROMPT, stop_conditions=SHORT, lora_name="adapter", cache_salt=f"{worker.id}",
+                routing=Wishes(backend_instance_id=worker.id),
+            )  # fmt: skip
+            await answer(await router.generate_from_request(request))
+        for worker in workers:
+            found = await router.get_overlap_scores(PROMPT, lora_name="adapter", cache_namespace=f"{worker.id}")
+            assert found["workers"] == [{"worker_id": worker.id, "dp_rank": 0, "overlap_blocks": 12}]
+        assert (await router.get_overlap_scores(PROMPT))["workers"] == []
+
+
 async def test_a_look_may_be_taken_for_a_decision_by_a_router_without_events() -> None:
     cluster = Cluster()
     async with cluster.mocker() as worker, cluster.kv_router(KvRouterConfig(use_kv_events=False)) as router:
@@ -294,3 +351,59 @@ async def test_a_policy_of_ones_own_decides() -> None:
         stack.push_async_callback(router.close)
         await until(lambda: router.num_workers == 2)
         assert {(await ask(router, PROMPT))[0] for _ in range(3)} == {workers[-1].id}
+
+
+async def test_a_prompt_with_another_salt_or_adapter_is_another_prompt() -> None:
+    cluster = Cluster()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(cluster.mocker())
+        router = await stack.enter_async_context(cluster.kv_router())
+        for salt, adapter in ((None, None), ("a", None), (None, "a"), ("b", "a")):
+            named = {"lora_name": adapter, "cache_namespace": salt}
+            request = {"model": "mock", "token_ids": PROMPT, "stop_conditions": {"max_tokens": 1}}
+            sent = [router.generate(PROMPT, "mock", SHORT, **named)]  # type: ignore[arg-type]
+            sent.append(router.generate_from_request(request | {"lora_name": adapter, "cache_salt": salt}))
+            found = []
+            for sending in sent:
+                stream = await sending
+                _, cached = await answer(stream)
+                assert stream.decision is not None
+                found.append((stream.decision.predicted_cached_tokens, cached))
+                async with asyncio.timeout(10.0):
+                    while not (await router.get_overlap_scores(PROMPT, **named))["workers"]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+            assert found == [(0, 0), (48, 48)]
+
+
+async def test_what_makes_no_sense_is_refused_whether_or_not_anybody_waits() -> None:
+    cluster = Cluster()
+    async with cluster.mocker(), cluster.kv_router(KvRouterConfig(policy_classes=(PolicyClass("batch"),))) as router:
+        with pytest.raises(InvalidArgument, match="no policy class 'urgent'; there are default, batch"):
+            await router.best_worker(PROMPT, policy_class="urgent")
+        for request_id in (None, "mine"):
+            with pytest.raises(InvalidArgument, match="the priority of the request is nan"):
+                await router.best_worker(PROMPT, request_id=request_id, priority_jump=math.nan)
+            with pytest.raises(InvalidArgument, match="a weight of the taints"):
+                constraints = RoutingConstraints(preferred_taints={"a": math.inf})
+                await router.best_worker(PROMPT, request_id=request_id, routing_constraints=constraints)
+            await router.best_worker(PROMPT, request_id=request_id, policy_class="batch")
+        with pytest.raises(InvalidArgument, match="num_tokens is -5"):
+            await router.note_tokens("mine", -5)
+
+
+async def test_whoever_waits_under_a_name_waits_no_longer_once_it_is_freed_or_asked_for_again() -> None:
+    cluster = Cluster()
+    async with cluster.mocker(), cluster.kv_router(KvRouterConfig(queue_threshold=0.01)) as router:
+        await router.best_worker(PROMPT, request_id="first")
+        waiting = []
+        for _ in range(2):
+            waiting.append(asyncio.create_task(router.best_worker(PROMPT, request_id="second")))
+            await turns()
+        with pytest.raises(Cancelled, match="second was freed while it waited"):
+            await waiting[0]
+        assert not waiting[1].done()
+        await router.free("second")
+        with pytest.raises(Cancelled, match="second was freed while it waited"):
+            await waiting[1]
+        await router.free("first")
+        assert await total_requests(router) == 0

@@ -13,7 +13,7 @@ from tests.llm.kv_router.worker_model import FixedWorkers, asked
 from dynamo.llm._kv_router.affinity import Sessions
 from dynamo.llm._kv_router.fleet import GONE_S
 from dynamo.llm._kv_router.load import Tracking
-from dynamo.llm._kv_router.replicas import REPEAT_S, STALE_S, Added, Batch, Replicas
+from dynamo.llm._kv_router.replicas import BATCH_MAX, REPEAT_S, STALE_S, Added, Batch, Bound, Freed, Replicas
 from dynamo.llm._kv_router.route import Desk, KvRoute
 
 IDS = [1, 2]
@@ -145,6 +145,50 @@ def test_numbers_that_do_not_fit_each_other_are_not_counted() -> None:
     assert other.replicas.num_ignored == 3
 
 
+def test_a_request_whose_blocks_contradict_those_of_another_shares_none_with_it() -> None:
+    other = Side(2)
+    contradictions = [[10, 11, 12], [10, 7, 12], [5, 5], [10, 11, 9]]
+    for number, checkpoints in enumerate(contradictions):
+        other.replicas.hear(Batch(1, BLOCK_SIZE, [Added(number, 1, 0, 64, 0, checkpoints)]), 0.0)
+    assert other.loads()[0] == (4, 0, 3 * 16 + 14)
+    for number in range(4):
+        other.replicas.hear(Batch(1, BLOCK_SIZE, [Freed(number)]), 0.0)
+    assert other.loads() == [(0, 0, 0)] * 2
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=8), st.permutations(range(8)))
+def test_whatever_blocks_a_router_tells_of_nothing_is_left_when_their_requests_have_ended(
+    heard: list[list[int]], order: list[int]
+) -> None:
+    other = Side(2)
+    for number, checkpoints in enumerate(heard):
+        other.replicas.hear(Batch(1, BLOCK_SIZE, [Added(number, 1, 0, 64, 0, checkpoints)]), 0.0)
+    for number in order:
+        other.replicas.hear(Batch(1, BLOCK_SIZE, [Freed(number)]), 0.0)
+        assert min(other.loads()[0]) >= 0
+    assert other.loads() == [(0, 0, 0)] * 2
+
+
+def test_a_request_that_no_worker_could_take_is_not_counted() -> None:
+    other = Side(2)
+    other.replicas.hear(Batch(1, BLOCK_SIZE, [Added(1, 1, 0, 2**63, 2**63, [])]), 0.0)
+    assert other.loads() == [(0, 0, 0)] * 2
+    assert other.replicas.num_ignored == 1
+
+
+def test_more_than_a_router_says_at_once_is_not_listened_to() -> None:
+    other = Side(2)
+    for num in (BATCH_MAX + 1, BATCH_MAX):
+        other.replicas.hear(Batch(1, BLOCK_SIZE, [Added(number, 1, 0, 8, 8, []) for number in range(num)]), 0.0)
+    assert (other.replicas.num_remote, other.replicas.num_ignored) == (BATCH_MAX, 1)
+
+
+def test_a_name_that_no_session_can_have_is_not_kept() -> None:
+    other = Side(2)
+    other.replicas.hear(Batch(1, BLOCK_SIZE, [Bound("s" * 257, 1, 0)]), 0.0)
+    assert (len(other.sessions), other.replicas.num_ignored) == (0, 1)
+
+
 def test_a_session_that_one_router_binds_is_bound_for_the_other() -> None:
     one, other = Side(1), Side(2)
     route = one.send(10, session_id="s")
@@ -177,3 +221,10 @@ def test_however_much_is_lost_both_count_the_same_some_time_later(seed: int, los
         route.close()
     one.tell(other)
     assert other.loads() == [(0, 0, 0)] * 2
+
+
+def test_a_session_is_bound_to_no_rank_that_there_is_not() -> None:
+    side = Side(1)
+    for number, (worker_id, dp_rank) in enumerate([(9, 0), (1, 5), (1, 0)]):
+        side.replicas.hear(Batch(2, BLOCK_SIZE, [Bound(f"s{number}", worker_id, dp_rank)]), 0.0)
+    assert [side.sessions.find(f"s{number}", 1.0) for number in range(3)] == [None, None, (1, 0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -243,3 +244,16 @@ def test_what_long_prompts_share_is_known_to_a_fifth(shared: int, rest: int, oth
 def test_checkpoints_go_on_without_end_as_far_as_prompts_do() -> None:
     assert DEPTHS[-1] > 100_000
     assert list(DEPTHS) == sorted(set(DEPTHS))
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=15), max_size=8), st.randoms(use_true_random=False))
+def test_checkpoints_that_are_no_chain_leave_nothing_behind_either(heard: list[list[int]], rng: random.Random) -> None:
+    fleet, load = one_worker()
+    bookings = [
+        fleet.book(load, Prompt.heard(100 * BLOCK_SIZE, BLOCK_SIZE, checkpoints), 0, Tracking())
+        for checkpoints in heard
+    ]
+    rng.shuffle(bookings)
+    for booking in bookings:
+        booking.free()
+    assert load.decode_blocks == load.num_requests == len(load.held) == len(fleet.active) == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynamo._core.errors import InvalidArgument, RouterQueueLimitExceeded
 from dynamo.llm._kv_router.kv_config import PolicyClass, QueuePolicy
-from dynamo.llm._kv_router.queue import RequestQueue, Waiting
+from dynamo.llm._kv_router.queue import RequestQueue, Waiting, order
 
 
 def queue_of(policy: QueuePolicy = "fcfs", *classes: PolicyClass, size_max: int = 100) -> RequestQueue[str]:
@@ -54,6 +54,18 @@ def test_a_jump_brings_a_request_forward(policy: QueuePolicy) -> None:
     assert filled(policy, *requests, Waiting("jumps", 1.0, num_new_tokens=10, priority_jump=5.0))[0] == "jumps"
 
 
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(0, 10_000)), min_size=2, max_size=6))
+def test_by_what_is_to_be_computed_the_shorter_and_the_more_urgent_never_go_later(
+    requests: list[tuple[float, int]],
+) -> None:
+    keys = [
+        (jump, tokens, order("wspt", Waiting("", 0.0, num_new_tokens=tokens, priority_jump=jump)))
+        for jump, tokens in requests
+    ]
+    for jump, tokens, key in keys:
+        assert all(key <= other for less, more, other in keys if less <= jump and more >= tokens)
+
+
 def test_a_higher_strict_priority_goes_before_everything_else() -> None:
     requests = [Waiting("first", 1.0, priority_jump=100.0), Waiting("strict", 9.0, strict_priority=1)]
     assert filled("fcfs", *requests) == ["strict", "first"]
@@ -72,6 +84,34 @@ def test_who_cannot_go_holds_up_those_with_the_same_workers_only() -> None:
     assert queue.dispatch(take) == 1
     assert offered == ["a", "c", "d"]
     assert order_of(queue) == ["a", "b", "d"]
+
+
+class CountedKey:
+    """Which workers a request could go to, and how often somebody asked."""
+
+    num_asked = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        CountedKey.num_asked += 1
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CountedKey) and self.number == other.number
+
+
+def test_to_find_that_nobody_can_go_costs_as_much_as_there_are_kinds_of_workers() -> None:
+    costs = []
+    for num in (50, 200):
+        queue = queue_of(size_max=num)
+        for number in range(num):
+            queue.add(Waiting(str(number), float(number), CountedKey(number)), 1)
+        before = CountedKey.num_asked
+        assert queue.dispatch(lambda _: False) == 0
+        costs.append(CountedKey.num_asked - before)
+    assert costs[1] <= 4 * costs[0]
 
 
 def test_who_waits_no_longer_is_not_offered() -> None:

@@ -43,8 +43,11 @@ class FixedWorkers:
     def __init__(self, ids: Sequence[int], configs: Mapping[int, Mapping[str, object]] | None = None) -> None:
         self.ids = list(ids)
         self.configs = dict(configs or {})
+        #: How often somebody asked who is there.
+        self.num_asked = 0
 
     def instance_ids(self) -> list[int]:
+        self.num_asked += 1
         return list(self.ids)
 
     def runtime_config(self, instance_id: int) -> Mapping[str, object]:

@@ -59,8 +59,8 @@ def open_discovery(url: str) -> Discovery:
     return make(*arguments)
 
 
-def discovery_url_from_env(environ: Mapping[str, str]) -> str:
-    """Return the URL that the environment asks for; the user's own directory if it asks for none.
+def discovery_url_from_env(environ: Mapping[str, str], *, make_directory: bool = True) -> str:
+    """Return the URL that the environment asks for; the user's own directory, as `default_url`, if it asks for none.
 
     `DYN_DISCOVERY` decides. Without it the older `DYN_DISCOVERY_BACKEND` (`file`, `mem`, `etcd`),
     `DYN_FILE_KV` (the directory) and `ETCD_ENDPOINTS` are understood.
@@ -79,14 +79,17 @@ def discovery_url_from_env(environ: Mapping[str, str]) -> str:
 
         return url_of_endpoints(endpoints or ENDPOINTS_DEFAULT)
     if backend is None or _BACKENDS[backend] == "file:":
-        return _file_url(os.path.abspath(directory)) if directory else default_url(environ)
+        return (
+            _file_url(os.path.abspath(directory)) if directory else default_url(environ, make_directory=make_directory)
+        )
     return _BACKENDS[backend]
 
 
-def default_url(environ: Mapping[str, str] = os.environ) -> str:
+def default_url(environ: Mapping[str, str] = os.environ, *, make_directory: bool = True) -> str:
     """Return the `file:` URL of the current user's own directory, which is made if it is not there.
 
-    Raises `ConfigError` if the directory belongs to someone else, or others may write to it.
+    Raises `ConfigError` if the directory belongs to someone else, or others may write to it. Without `make_directory`
+    it is not looked at.
     """
     from dynamo._core.discovery._files import make_private_directory
 
@@ -95,7 +98,8 @@ def default_url(environ: Mapping[str, str] = os.environ) -> str:
         directory = os.path.join(runtime, "dynamo")
     else:
         directory = os.path.join(os.path.abspath(environ.get("TMPDIR") or "/tmp"), f"dynamo-{os.geteuid()}")
-    make_private_directory(directory)
+    if make_directory:
+        make_private_directory(directory)
     return _file_url(directory)
 
 

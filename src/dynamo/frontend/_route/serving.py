@@ -15,7 +15,7 @@ from dynamo.frontend._route.metrics import RouteCollector
 from dynamo.frontend._route.prompts import NoPrompts, Prompts, TextPrompts, TokenPrompts
 from dynamo.frontend._route.router import BackendRouter
 from dynamo.frontend._route.upstream import Upstream
-from dynamo.frontend._router_metrics import RouterCollector
+from dynamo.frontend._router_metrics import router_metrics
 from dynamo.frontend._server import DrainingServer, open_listener
 from dynamo.llm._kv_router.config import RouterMode
 from dynamo.runtime import DistributedRuntime
@@ -78,7 +78,7 @@ class RouteServer:
         attempts = Attempts(backends, upstream, asyncio.get_running_loop().time)
         for collector in (
             RouteCollector(backends, router, prompts, attempts),
-            RouterCollector(router.routers),
+            router_metrics(router.routers),
         ):
             runtime.metrics.add(collector)
             parts.callback(runtime.metrics.remove, collector)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dynamo._core.errors import Cancelled, DeadlineExceeded, DynamoError, NoInstances, Overloaded
 from dynamo.llm._kv_router.config import KvRouterConfig
@@ -23,15 +24,31 @@ class _Wait:
         self.future = future
 
 
+class _There(NamedTuple):
+    """Who is there at a moment."""
+
+    ids: list[int]
+    alive: frozenset[int]
+    #: Those that the client does not offer, because they were at fault lately; it may offer one of them to try it.
+    passed_over: frozenset[int]
+
+
 class Admission:
     """The queue of one router, of which those who free a worker let the next ones out."""
 
-    def __init__(self, config: KvRouterConfig, selector: Selector, alive: Callable[[], list[int]]) -> None:
+    def __init__(
+        self,
+        config: KvRouterConfig,
+        selector: Selector,
+        alive: Callable[[], list[int]],
+        is_passed_over: Callable[[int], bool],
+    ) -> None:
         assert config.queue_threshold is not None
         self._threshold = config.queue_threshold
         self._timeout_s = config.queue_timeout_s
         self._selector = selector
         self._alive = alive
+        self._is_passed_over = is_passed_over
         self._loop = asyncio.get_running_loop()
         self._queue: RequestQueue[_Wait] = RequestQueue(
             config.queue_policy, config.policy_classes, size_max=config.queue_size_max
@@ -49,11 +66,12 @@ class Admission:
         and `DeadlineExceeded`, `Overloaded` or `Cancelled` if it has waited in vain.
         """
         self._queue.check_class(route.asked.policy_class)
-        ids = self._ids(route)
-        if not self._queue and self._has_room(route, ids):
+        there = self._there()
+        if not self._queue and (ids := self._with_room(route, there)) is not None:
             route.reserve(ids)
             return
         wait = _Wait(route, self._loop.create_future())
+        ids = _not_avoided(route, there)
         waiting = self._waiting(wait, ids)
         try:
             self._queue.add(waiting, len(ids))
@@ -102,9 +120,9 @@ class Admission:
         self.wake()
 
     def close(self) -> None:
-        """Nobody waits any more: the router is closed, because the last worker has left."""
+        """Nobody waits any more: the router is closed."""
         for wait in self._queue.drain():
-            _fail(wait.future, NoInstances("the router that the request waited in is closed: its workers are gone"))
+            _fail(wait.future, NoInstances("the KV router was closed while the request waited in it for room"))
 
     def wake(self) -> None:
         """Look again who may go: soon, and once for everything that happens until then."""
@@ -114,16 +132,17 @@ class Admission:
 
     def _dispatch(self) -> None:
         self._is_woken = False
-        self._queue.dispatch(self._take)
+        there = self._there()
+        self._queue.dispatch(lambda waiting: self._take(waiting, there))
 
-    def _take(self, waiting: Waiting[_Wait]) -> bool:
+    def _take(self, waiting: Waiting[_Wait], there: _There) -> bool:
         """Book a request if there is room for it; returns whether it waits no longer."""
         route, future = waiting.item.route, waiting.item.future
         if future.done():
             return True
         try:
-            ids = self._ids(route)
-            if not self._has_room(route, ids):
+            ids = self._with_room(route, there)
+            if ids is None:
                 return False
             route.queue_s = self._loop.time() - waiting.arrival
             route.reserve(ids)
@@ -133,13 +152,27 @@ class Admission:
             future.set_result(None)
         return True
 
-    def _has_room(self, route: KvRoute, ids: list[int]) -> bool:
-        loads = self._selector.wanted(route.asked, ids)
-        return any(load.prefill_tokens <= self._threshold * load.facts.max_num_batched_tokens for load in loads)
+    def _with_room(self, route: KvRoute, there: _There) -> list[int] | None:
+        """Return the workers to choose from for a request, if one of them has room; None if the request has to wait.
 
-    def _ids(self, route: KvRoute) -> list[int]:
-        avoid = route.asked.avoid
-        return [id for id in self._alive() if id not in avoid] if avoid else self._alive()
+        The room of one that is passed over is none, unless they all are: the request would not get there.
+        """
+        asked, ids = route.asked, _not_avoided(route, there)
+        only = asked.pinned_instance
+        if only is None or only not in there.alive or only in asked.avoid:
+            loads = self._selector.wanted(asked, ids)
+        else:
+            loads = self._selector.wanted(asked, [only])
+        if there.passed_over:
+            good = [load for load in loads if load.key.worker_id not in there.passed_over]
+            if good and len(good) < len(loads):
+                loads, ids = good, [id for id in ids if id not in there.passed_over]
+        has_room = any(load.prefill_tokens <= self._threshold * load.facts.max_num_batched_tokens for load in loads)
+        return ids if has_room else None
+
+    def _there(self) -> _There:
+        ids = self._alive()
+        return _There(ids, frozenset(ids), frozenset(filter(self._is_passed_over, ids)))
 
     def _waiting(self, wait: _Wait, ids: list[int]) -> Waiting[_Wait]:
         asked, prompt = wait.route.asked, wait.route.prompt
@@ -153,6 +186,11 @@ class Admission:
             asked.strict_priority,
             asked.policy_class,
         )
+
+
+def _not_avoided(route: KvRoute, there: _There) -> list[int]:
+    avoid = route.asked.avoid
+    return [id for id in there.ids if id not in avoid] if avoid else there.ids
 
 
 def _fail(future: asyncio.Future[None], error: DynamoError) -> None:

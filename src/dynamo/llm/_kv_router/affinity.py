@@ -48,8 +48,11 @@ class Sessions:
     def merge(self, session_id: str, worker: WorkerKey, now: float, is_alive: Callable[[WorkerKey], bool]) -> None:
         """Hear from another router to which worker it has bound a session.
 
-        If both have bound it at the same time, both come to keep the same worker: that with the smaller id.
+        If both have bound it at the same time, both come to keep the same worker: that with the smaller id. Of one
+        that is not there the other router will learn, too, and nothing is to be had from it.
         """
+        if not is_alive(worker):
+            return
         own = self.find(session_id, now)
         self.bind(session_id, worker if own is None or not is_alive(own) else min(own, worker), now)
 

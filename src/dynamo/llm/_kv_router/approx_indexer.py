@@ -46,25 +46,37 @@ class ApproxKvIndexer:
         return self._block_size
 
     async def process_routing_decision_for_request(
-        self, tokens: TokenIds, worker_id: int, dp_rank: int = 0, *, lora_id: int | None = None
+        self,
+        tokens: TokenIds,
+        worker_id: int,
+        dp_rank: int = 0,
+        *,
+        lora_id: int | None = None,
+        cache_namespace: str | None = None,
     ) -> None:
         """A request with these tokens was sent to a worker, which has them cached from now on."""
-        hashes = block_hash_list(tokens, self._block_size, lora_name=lora_name_of(lora_id))
-        worker, now = WorkerKey(worker_id, dp_rank), self._clock()
-        self._index.expire(now)
-        self._index.note_sent(worker, hashes, now, room_blocks=self._room_blocks)
+        hashes = self._hashes(tokens, lora_id, cache_namespace)
+        await self._expire()
+        worker = WorkerKey(worker_id, dp_rank)
+        self._index.note_sent(worker, hashes, self._clock(), room_blocks=self._room_blocks)
 
     def find(self, tokens_hashes: Sequence[int]) -> dict[WorkerKey, int]:
-        """Return how many leading blocks of a prompt each worker should hold; those without any are absent."""
+        """Return how many leading blocks of a prompt each worker should hold; those without any are absent.
+
+        Of much that is over at the same moment, only some is forgotten here, and the rest is still found.
+        """
         self._index.expire(self._clock())
         return self._index.find(tokens_hashes)
 
-    async def find_matches_for_request(self, tokens: TokenIds, lora_id: int | None = None) -> OverlapScores[int]:
+    async def find_matches_for_request(
+        self, tokens: TokenIds, lora_id: int | None = None, *, cache_namespace: str | None = None
+    ) -> OverlapScores[int]:
         """Find who should hold how many of the leading blocks of a prompt; see `KvIndexer`."""
-        return await self.find_matches(block_hash_list(tokens, self._block_size, lora_name=lora_name_of(lora_id)))
+        return await self.find_matches(self._hashes(tokens, lora_id, cache_namespace))
 
     async def find_matches(self, hashes: Sequence[int]) -> OverlapScores[int]:
         """Do the same for the tokens hashes of a prompt's blocks; see `compute_block_hash_for_seq`."""
+        await self._expire()
         best: dict[int, int] = {}
         for worker, count in self.find(hashes).items():
             best[worker.worker_id] = max(count, best.get(worker.worker_id, 0))
@@ -77,3 +89,15 @@ class ApproxKvIndexer:
     def dump_events(self) -> list[RouterEvent]:
         """Return what is known as events: applied in this order, they make the same index."""
         return list(dumped_events(self._index.dump()))
+
+    def _hashes(self, tokens: TokenIds, lora_id: int | None, cache_namespace: str | None) -> list[int]:
+        return block_hash_list(
+            tokens, self._block_size, lora_name=lora_name_of(lora_id), cache_namespace=cache_namespace
+        )
+
+    async def _expire(self) -> None:
+        """Forget all that was sent too long ago."""
+        is_all = self._index.expire(self._clock())
+        while not is_all:
+            await asyncio.sleep(0)
+            is_all = self._index.expire(self._clock())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
+from dynamo._core.prefix_index import WorkerKey
 from dynamo.llm._kv_router.route import KvRoute
 
 #: One that is never freed must not stay for ever: the oldest goes when there are too many.
@@ -16,6 +18,8 @@ class NamedRoutes:
     def __init__(self, size_max: int = NAMED_MAX) -> None:
         self._size_max = size_max
         self._routes: OrderedDict[str, KvRoute] = OrderedDict()
+        # The ids of those that each worker has.
+        self._by_worker: dict[WorkerKey | None, set[str]] = {}
         #: Freed because there were too many.
         self.num_dropped = 0
 
@@ -26,9 +30,9 @@ class NamedRoutes:
         """Keep a route until it is freed. A request that is booked again is no longer where it was."""
         self.free(request_id)
         self._routes[request_id] = route
+        self._by_worker.setdefault(route.worker, set()).add(request_id)
         if len(self._routes) > self._size_max:
-            _, oldest = self._routes.popitem(last=False)
-            oldest.close()
+            self.free(next(iter(self._routes)))
             self.num_dropped += 1
 
     def complete_prefill(self, request_id: str) -> bool:
@@ -49,13 +53,18 @@ class NamedRoutes:
         """The request has ended. Returns whether it was known."""
         route = self._routes.pop(request_id, None)
         if route is not None:
+            at_worker = self._by_worker[route.worker]
+            at_worker.discard(request_id)
+            if not at_worker:
+                del self._by_worker[route.worker]
             route.close()
         return route is not None
 
-    def expire(self) -> None:
-        """Forget the requests whose worker was given up, and their booking with it."""
-        for request_id in [id for id, route in self._routes.items() if not route.is_open]:
-            self.free(request_id)
+    def expire(self, given_up: Iterable[WorkerKey]) -> None:
+        """Forget the requests of workers that were given up, and their booking with it."""
+        for worker in given_up:
+            for request_id in list(self._by_worker.get(worker, ())):
+                self.free(request_id)
 
     def close(self) -> None:
         """Free all."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from typing import Self
 
-from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument
+from dynamo._core.context import Context
+from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument, NoInstances
+from dynamo.llm._kv_counted_index import HasIndexStats, KvIndexStats
 from dynamo.llm._kv_indexer import KvIndexer
 from dynamo.llm._kv_router.admission import Admission
 from dynamo.llm._kv_router.affinity import Sessions
@@ -23,6 +26,7 @@ from dynamo.llm._kv_router.config import (
 from dynamo.llm._kv_router.decision import Decisions
 from dynamo.llm._kv_router.fleet import Fleet
 from dynamo.llm._kv_router.policy import CustomPolicy, Policy
+from dynamo.llm._kv_router.queue import DEFAULT_CLASS
 from dynamo.llm._kv_router.replica_sync import ReplicaSync
 from dynamo.llm._kv_router.replicas import Replicas
 from dynamo.llm._kv_router.route import Desk, KvRoute
@@ -36,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: How often the router looks after what is gone.
 TICK_S = 1.0
+#: What goes wrong then is said once in so long.
+COMPLAIN_S = 60.0
 
 
 class KvRouterCore:
@@ -78,10 +84,14 @@ class KvRouterCore:
         self._own_indexer: KvIndexer | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._named = NamedRoutes()
+        # The requests that are to be booked by their names, as long as they wait for room.
+        self._waiting: dict[str, Context] = {}
+        self._class_names = (DEFAULT_CLASS, *(one.name for one in config.policy_classes))
         self._admission: Admission | None = None
         self._sync: ReplicaSync | None = None
         # Made by `start`.
         self._desk: Desk | None = None
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -107,10 +117,7 @@ class KvRouterCore:
             await self._own_workers.start()
             self._workers = self._own_workers
         if self._indexer is None and config.use_kv_events and config.overlap_score_credit > 0:
-            component = self.endpoint.runtime.namespace(self.endpoint.id.namespace).component(
-                self.endpoint.id.component
-            )
-            self._indexer = self._own_indexer = KvIndexer(component, self.block_size)
+            self._indexer = self._own_indexer = KvIndexer(self._component, self.block_size)
         fleet = Fleet(self._workers)
         selector = Selector(
             fleet, config, self._rng,
@@ -119,7 +126,7 @@ class KvRouterCore:
         )  # fmt: skip
         self._desk = desk = Desk(selector, clock)
         if config.queue_threshold is not None:
-            self._admission = Admission(config, selector, self._alive)
+            self._admission = Admission(config, selector, self._alive, self._client.is_passed_over)
             desk.listeners.append(self._admission)
         if config.router_replica_sync:
             router_id = self._rng.getrandbits(63)
@@ -131,7 +138,8 @@ class KvRouterCore:
         self._ticking = asyncio.create_task(self._tick_forever())
 
     async def close(self) -> None:
-        """Stop following. Routes that are open stay usable; a second call changes nothing."""
+        """Stop following, and place no more requests. Open routes stay usable; a second call changes nothing."""
+        self._is_closed = True
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
@@ -154,10 +162,27 @@ class KvRouterCore:
 
     async def place(self, asked: Asked) -> KvRoute:
         """Return the route of a request; see `Router`."""
+        self._check_open()
+        self.check(asked)
         route = self.desk.route(asked, self.block_size)
         if self._admission is not None:
             await self._admission.admit(route)
         return route
+
+    def check(self, asked: Asked) -> None:
+        """Raise `InvalidArgument` for what makes no sense, whether or not it would matter now.
+
+        What is no number has no place in any order, and would take that of others away.
+        """
+        if asked.policy_class is not None and asked.policy_class not in self._class_names:
+            raise InvalidArgument(
+                f"there is no policy class {asked.policy_class!r}; there are {', '.join(self._class_names)}"
+            )
+        if not math.isfinite(asked.priority_jump):
+            raise InvalidArgument(f"the priority of the request is {asked.priority_jump}: it must be a finite number")
+        preferred = asked.constraints.preferred_taints
+        if preferred and not all(map(math.isfinite, preferred.values())):
+            raise InvalidArgument("a weight of the taints that the request prefers is not a finite number")
 
     @property
     def num_workers(self) -> int:
@@ -167,6 +192,15 @@ class KvRouterCore:
     def queue_lengths(self) -> dict[str, int]:
         """How many requests wait for room, by policy class; empty if none ever does."""
         return {} if self._admission is None else self._admission.lengths()
+
+    def index_stats(self) -> KvIndexStats | None:
+        """How large the index is that is made of events, and how that goes; None if there is none."""
+        return self._indexer.stats() if isinstance(self._indexer, HasIndexStats) else None
+
+    def num_sent_blocks(self) -> int | None:
+        """How many blocks count as cached because they were sent somewhere; None if that is not remembered."""
+        sent = self.desk.selector.sent
+        return None if sent is None else sent.num_blocks
 
     @property
     def decisions(self) -> Decisions:
@@ -178,6 +212,10 @@ class KvRouterCore:
         """What was counted."""
         return self.desk.selector.stats
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise NoInstances(f"the KV router of {self.endpoint.id} is closed: it places no more requests")
+
     def _alive(self) -> list[int]:
         self.desk  # noqa: B018  # or nobody follows them
         assert self._workers is not None
@@ -186,28 +224,34 @@ class KvRouterCore:
     # What happens beside the requests.
 
     async def _tick_forever(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(TICK_S)
-                self._tick(self.desk, self.desk.clock())
-        except Exception:
-            logger.exception("the KV router of %s no longer sees workers come and go", self.endpoint.id)
-            raise
+        complained_at = -COMPLAIN_S
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self._tick(self.desk, self.desk.clock())
+            except Exception:
+                # The next time it may go well, and without it nobody would see workers come and go.
+                if (now := self.desk.clock()) - complained_at >= COMPLAIN_S:
+                    complained_at = now
+                    logger.exception("the KV router of %s could not look after what is gone: a fault", self.endpoint.id)
 
-    def _tick(self, desk: Desk, now: float) -> None:
+    async def _tick(self, desk: Desk, now: float) -> None:
         """See which workers have come, changed and left, and forget what has had its time."""
         given_up = desk.selector.fleet.refresh(now)
+        if self._admission is not None:
+            self._admission.wake()
+        self._named.expire(given_up)
+        if self._sessions is not None:
+            self._sessions.expire(now)
+        if self._sync is not None:
+            self._sync.tick(now)
         if (sent := desk.selector.sent) is not None:
             for worker in given_up:
                 sent.remove_worker(worker)
-            sent.expire(now)
-        if self._sessions is not None:
-            self._sessions.expire(now)
-        self._named.expire()
-        if self._sync is not None:
-            self._sync.tick(now)
-        if self._admission is not None:
-            self._admission.wake()
+            is_all = sent.expire(now)
+            while not is_all:
+                await asyncio.sleep(0)
+                is_all = sent.expire(now)
 
 
 def _policy(given: Policy | None, name: str | None) -> CustomPolicy | None:

@@ -51,8 +51,8 @@ class Fleet:
         return Booking(self.active, load, prompt, new_tokens, tracking)
 
     def is_alive(self, key: WorkerKey) -> bool:
-        """Whether a worker is there now."""
-        return key.worker_id in self._workers.instance_ids()
+        """Whether a worker is there now, and has this rank."""
+        return key.worker_id in self._workers.instance_ids() and self.find(key) is not None
 
     def potential(self, prompt: Prompt, loads: list[Load], overlaps: list[int]) -> list[PotentialLoad]:
         """Say what each worker would have to do with one more request, of which it has so many blocks cached."""

@@ -202,26 +202,30 @@ class ActiveBlocks:
 
     def remove(self, load: Load, checkpoints: list[int]) -> int:
         """Take checkpoints back; returns how many blocks nobody there holds any more."""
-        held, holders = load.held, self._holders
+        held, holders, bit = load.held, self._holders, self._bits[load]
         num_left = 0
         for checkpoint in checkpoints:
             count = held[checkpoint]
-            if count == 1:
-                break
-            held[checkpoint] = count - 1
-            num_left += 1
-        # No request goes on behind one that nobody else has.
-        bit = self._bits[load]
-        for checkpoint in checkpoints[num_left:]:
+            if count > 1:
+                held[checkpoint] = count - 1
+                num_left += 1
+                continue
             held.pop(checkpoint)  # quicker than `del`, which a Counter has in Python
-            others = holders[checkpoint] ^ bit
-            if others:
+            if others := holders.get(checkpoint, 0) & ~bit:
                 holders[checkpoint] = others
             else:
-                del holders[checkpoint]
+                holders.pop(checkpoint, None)
         if not held:
             del self._bits[load], self._by_bit[bit]
         return DEPTHS[len(checkpoints)] - DEPTHS[num_left]
+
+    def continues(self, load: Load, checkpoints: list[int]) -> bool:
+        """Whether a prompt goes on where those of a worker's requests agree with it; false if it contradicts them.
+
+        Another router may tell of such a prompt. Nothing here fails for that, but what is shared is counted wrong.
+        """
+        known = [checkpoint in load.held for checkpoint in checkpoints]
+        return not any(known[sum(known) :]) and len(set(checkpoints)) == len(checkpoints)
 
     def _new_bit(self, load: Load) -> int:
         bit = 1

@@ -17,6 +17,8 @@ from dynamo._core.errors import InvalidArgument, RouterQueueLimitExceeded
 from dynamo.llm._kv_router.kv_config import PolicyClass, QueuePolicy
 
 T = TypeVar("T")
+#: Who waits, with what they are sorted by.
+Heap = list[tuple[tuple[int, float], int, "Waiting[T]"]]
 
 DEFAULT_CLASS = "default"
 
@@ -46,7 +48,9 @@ def order(policy: QueuePolicy, waiting: Waiting[T]) -> tuple[int, float]:
     elif policy == "lcfs":
         key = -(waiting.arrival + jump)
     else:
-        key = -(1.0 + jump) / max(1, waiting.num_new_tokens)
+        # Never 0 or less: among those with the same priority the shorter one always goes first.
+        weight = 1.0 + jump if jump >= 0 else 1.0 / (1.0 - jump)
+        key = -weight / max(1, waiting.num_new_tokens)
     return -waiting.strict_priority, key
 
 
@@ -103,17 +107,20 @@ class RequestQueue(Generic[T]):
         """
         num_taken = 0
         stuck: set[Hashable] = set()
-        while True:
-            heads = [(line.had, line, head) for line in self._lines.values() if (head := line.head(stuck)) is not None]
-            if not heads:
-                return num_taken
-            _, line, head = min(heads, key=lambda one: one[0])
-            if not take(head):
+        heads = {line: line.heads() for line in self._lines.values() if line.num_waiting}
+        while heads:
+            line = min(heads, key=lambda one: one.had)
+            head = _first(heads[line], stuck)
+            if head is None:
+                del heads[line]
+            elif take(head):
+                num_taken += 1
+                line.had += max(1, head.num_new_tokens) / line.policy_class.quantum
+                self.remove(head)
+                line.replace_first(heads[line])
+            else:
                 stuck.add(head.workers_key)
-                continue
-            num_taken += 1
-            line.had += max(1, head.num_new_tokens) / line.policy_class.quantum
-            self.remove(head)
+        return num_taken
 
 
 class _Line(Generic[T]):
@@ -127,7 +134,7 @@ class _Line(Generic[T]):
         self._policy = policy
         self._numbers = itertools.count()
         # In heaps, by their workers; those that are gone are dropped when they come up.
-        self._heaps: dict[Hashable, list[tuple[tuple[int, float], int, Waiting[T]]]] = {}
+        self._heaps: dict[Hashable, Heap[T]] = {}
 
     def add(self, waiting: Waiting[T]) -> None:
         heap = self._heaps.setdefault(waiting.workers_key, [])
@@ -152,10 +159,26 @@ class _Line(Generic[T]):
         """All who wait, in no order."""
         return [one for heap in self._heaps.values() for _, _, one in heap if not one.is_gone]
 
-    def head(self, stuck: set[Hashable]) -> Waiting[T] | None:
-        """Who goes next, of those whose workers are not known to be busy."""
-        heads = [heap[0] for workers_key, heap in self._heaps.items() if workers_key not in stuck]
-        return min(heads)[2] if heads else None
+    def heads(self) -> Heap[T]:
+        """Those who go first to each kind of workers, as a heap."""
+        heads = [heap[0] for heap in self._heaps.values()]
+        heapq.heapify(heads)
+        return heads
+
+    def replace_first(self, heads: Heap[T]) -> None:
+        """The first of the heads has left the line: who comes next to the same workers takes its place."""
+        heap = self._heaps.get(heads[0][2].workers_key)
+        if heap:
+            heapq.heapreplace(heads, heap[0])
+        else:
+            heapq.heappop(heads)
+
+
+def _first(heads: Heap[T], stuck: set[Hashable]) -> Waiting[T] | None:
+    """Return who goes next, of those whose workers are not known to be busy; the others are dropped."""
+    while heads and heads[0][2].workers_key in stuck:
+        heapq.heappop(heads)
+    return heads[0][2] if heads else None
 
 
 def _check(policy_class: str, limit_kind: str, current: int, limit: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from dynamo._core.errors import DynamoError
 from dynamo.llm._kv_router.decision import Weighed
@@ -16,24 +17,33 @@ logger = logging.getLogger(__name__)
 TOPIC = "kv_router_sync"
 #: News are told together with those that come so soon after.
 BATCH_S = 0.001
+#: Whoever starts waits so long for others to be heard.
+FIRST_TRY_S = 1.0
+RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0
 _COMPLAIN_S = 60.0
 
 
 class ReplicaSync:
-    """Tells what `Replicas` has to tell, and hears the others, between `start` and `close`."""
+    """Tells what `Replicas` has to tell, and hears the others, between `start` and `close`.
+
+    While the event plane is away it tries again: what is said meanwhile is lost, and said again later.
+    """
 
     def __init__(self, component: Component, replicas: Replicas) -> None:
         self.replicas = replicas
         self._component = component
         self._has_news = asyncio.Event()
-        self._heard: Subscription[Batch] | None = None
+        self._has_tried = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._complained_at = -_COMPLAIN_S
+        # When it was said last that something does not work.
+        self._complained_at: dict[str, float] = {}
 
     async def start(self) -> None:
-        """Raises `DynamoError` if the event plane cannot be reached."""
-        self._heard = await self._component.subscribe(TOPIC, Batch)
-        self._tasks = [asyncio.create_task(self._tell()), asyncio.create_task(self._hear(self._heard))]
+        """Begin; return when the others are heard, or that did not work at first."""
+        self._tasks = [asyncio.create_task(self._tell()), asyncio.create_task(self._hear_forever())]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TRY_S):
+                await self._has_tried.wait()
 
     async def close(self) -> None:
         """Say and hear no more. A second call changes nothing."""
@@ -41,9 +51,6 @@ class ReplicaSync:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        if self._heard is not None:
-            await self._heard.aclose()
-            self._heard = None
 
     def tick(self, now: float) -> None:
         """See `Replicas.tick`."""
@@ -78,10 +85,26 @@ class ReplicaSync:
         try:
             await self._component.publish(TOPIC, batch)
         except DynamoError as error:
-            now = asyncio.get_running_loop().time()
-            if now - self._complained_at >= _COMPLAIN_S:
-                self._complained_at = now
-                logger.warning("other routers do not hear of this one's requests: %s", error)
+            self._complain("other routers do not hear of this one's requests", error)
+
+    async def _hear_forever(self) -> None:
+        delay_s, now = RETRY_S_MIN, asyncio.get_running_loop().time
+        while True:
+            began = now()
+            try:
+                async with await self._component.subscribe(TOPIC, Batch) as heard:
+                    self._has_tried.set()
+                    await self._hear(heard)
+                return  # the runtime has ended
+            except DynamoError as error:
+                self._complain("the requests of other routers are not heard", error)
+            except Exception:
+                logger.exception("the requests of other routers are not heard for a moment: a fault")
+            self._has_tried.set()
+            if now() - began > RETRY_S_MAX:
+                delay_s = RETRY_S_MIN  # they were heard for a while: this is another matter
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_S_MAX)
 
     async def _hear(self, heard: Subscription[Batch]) -> None:
         while items := await heard.batch():
@@ -90,3 +113,10 @@ class ReplicaSync:
                 # What is lost, is said again or goes stale.
                 if isinstance(item, Event):
                     self.replicas.hear(item.payload, now)
+                    await asyncio.sleep(0)
+
+    def _complain(self, what: str, error: DynamoError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at.get(what, -_COMPLAIN_S) >= _COMPLAIN_S:
+            self._complained_at[what] = now
+            logger.warning("%s; trying again: %s", what, error)

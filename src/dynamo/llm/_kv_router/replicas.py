@@ -20,8 +20,11 @@ from dynamo.llm._kv_router.load import Booking, Tracking
 from dynamo.llm._kv_router.prompt import DEPTHS, Prompt
 from dynamo.llm._kv_router.route import KvRoute
 
-#: Requests in one message.
+#: News in one message; a longer one is not listened to.
 BATCH_MAX = 256
+#: A request of more tokens than this is none, and neither is a session with a longer name.
+TOKENS_MAX = 1 << 24
+SESSION_ID_CHARS_MAX = 256
 #: A request that runs is told of again after so long, and one that was not for so long is forgotten.
 REPEAT_S = 100.0
 STALE_S = 300.0
@@ -108,7 +111,7 @@ class Replicas:
         # Ours, and those of others by their router and its number, each the longest silent first.
         self._own: OrderedDict[KvRoute, _Own] = OrderedDict()
         self._remote: OrderedDict[tuple[int, int], _Remote] = OrderedDict()
-        #: Messages of routers that do not fit: another block size, or too many requests.
+        #: What does not fit: messages of routers with another block size, and requests that cannot be, or are too many.
         self.num_ignored = 0
 
     @property
@@ -153,7 +156,7 @@ class Replicas:
         """Take what another router tells; what comes back of our own is ignored."""
         if batch.router_id == self._router_id:
             return
-        if batch.block_size != self._block_size:
+        if batch.block_size != self._block_size or len(batch.news) > BATCH_MAX:
             self.num_ignored += 1
             return
         for news in batch.news:
@@ -165,6 +168,8 @@ class Replicas:
             elif isinstance(news, Freed):
                 if (remote := self._remote.pop((batch.router_id, news.number), None)) is not None:
                     remote.booking.free()
+            elif len(news.session_id) > SESSION_ID_CHARS_MAX:
+                self.num_ignored += 1
             elif self._sessions is not None:
                 worker = WorkerKey(news.worker_id, news.dp_rank)
                 self._sessions.merge(news.session_id, worker, now, self._fleet.is_alive)
@@ -181,7 +186,9 @@ class Replicas:
         if load is None or len(self._remote) >= REMOTE_MAX or not _makes_sense(news, self._block_size):
             self.num_ignored += 1
             return
-        prompt = Prompt.heard(news.num_tokens, self._block_size, news.checkpoints)
+        # What contradicts the requests that are known is shared with none of them.
+        checkpoints = news.checkpoints if self._fleet.active.continues(load, news.checkpoints) else []
+        prompt = Prompt.heard(news.num_tokens, self._block_size, checkpoints)
         self._remote[key] = _Remote(self._fleet.book(load, prompt, news.prefill_tokens, self._tracking), now)
 
     # Time goes by.
@@ -201,6 +208,6 @@ class Replicas:
 def _makes_sense(news: Added, block_size: int) -> bool:
     """Whether the numbers fit each other, or a load would be negative."""
     num_full_blocks = news.num_tokens // block_size
-    return 0 <= news.prefill_tokens <= news.num_tokens and (
+    return 0 <= news.prefill_tokens <= news.num_tokens <= TOKENS_MAX and (
         len(news.checkpoints) < len(DEPTHS) and DEPTHS[len(news.checkpoints)] <= num_full_blocks
     )

@@ -44,7 +44,7 @@ class Desk:
 class KvRoute:
     """Where one request goes; see `Route` in `_routing.py`."""
 
-    __slots__ = ("_booking", "_desk", "_is_counted", "_is_reserved", "asked", "prompt", "queue_s", "weighed")
+    __slots__ = ("_booking", "_desk", "_is_counted", "_reserved_of", "asked", "prompt", "queue_s", "weighed")
 
     def __init__(self, desk: Desk, asked: Asked, prompt: Prompt) -> None:
         self._desk = desk
@@ -55,8 +55,8 @@ class KvRoute:
         #: What was weighed for it the last time.
         self.weighed: Weighed | None = None
         self._booking: Booking | None = None
-        # Booked before anybody asked where it goes, so that those who wait see that the room is taken.
-        self._is_reserved = False
+        # Booked with one of these before anybody asked where it goes: those who wait see that the room is taken.
+        self._reserved_of: frozenset[int] = frozenset()
         self._is_counted = False
 
     @property
@@ -86,16 +86,14 @@ class KvRoute:
         return 0 if self._booking is None else self._booking.prefill_tokens
 
     def reserve(self, ids: list[int]) -> None:
-        """Book it now, with one of these; `choose` keeps to that if it may."""
+        """Book it now, with one of these; `choose` keeps to that unless it may go to one that was not weighed."""
         self._book(ids)
-        self._is_reserved = True
+        self._reserved_of = frozenset(ids)
 
     def choose(self, ids: list[int]) -> int:
-        if self._is_reserved:
-            self._is_reserved = False
-            assert self.weighed is not None
-            if self.weighed.load.key.worker_id in ids:
-                return self.weighed.load.key.worker_id
+        reserved_of, self._reserved_of = self._reserved_of, frozenset()
+        if self.weighed is not None and self.weighed.load.key.worker_id in ids and reserved_of.issuperset(ids):
+            return self.weighed.load.key.worker_id
         return self._book(ids)
 
     def note_answer(self) -> None:

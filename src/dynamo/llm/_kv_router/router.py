@@ -12,7 +12,7 @@ from typing import TypedDict, TypeVar, Unpack
 import msgspec
 
 from dynamo._core.context import Context
-from dynamo._core.errors import InvalidArgument
+from dynamo._core.errors import Cancelled, InvalidArgument
 from dynamo.llm._kv_events import dumped_events
 from dynamo.llm._kv_router.config import AffinityMode, KvRouterConfig, LoadThresholdConfig
 from dynamo.llm._kv_router.core import KvRouterCore
@@ -22,9 +22,13 @@ from dynamo.llm._kv_router.selector import Overlaps
 from dynamo.llm._kv_router.stream import RoutedStream
 from dynamo.llm._messages import OutputOptions, PreprocessedRequest, SamplingOptions, StopConditions
 from dynamo.llm._routing import NO_CONSTRAINTS, Asked, RoutedWorkers, RouterConfigOverride, RoutingConstraints
+from dynamo.llm._wishes import NO_WISHES
 from dynamo.runtime import Client, Endpoint
 
 T = TypeVar("T")
+
+#: No request generates more at a time.
+NUM_TOKENS_MAX = 1 << 24
 
 
 class WorkerOverlap(TypedDict):
@@ -92,6 +96,8 @@ class KvRouter(KvRouterCore):
         *,
         routing_constraints: RoutingConstraints = NO_CONSTRAINTS,
         session_id: str | None = None,
+        lora_name: str | None = None,
+        cache_namespace: str | None = None,
         context: Context | None = None,
     ) -> RoutedStream:
         """Send a prompt to the best worker, or to the one that is named, and return what it generates, as dicts."""
@@ -102,10 +108,13 @@ class KvRouter(KvRouterCore):
             sampling_options=_read(sampling_options, SamplingOptions),
             output_options=_read(output_options, OutputOptions),
             extra_args=extra_args or {},
+            lora_name=lora_name,
+            cache_salt=cache_namespace,
         )
         asked = Asked(
-            request=request, context=context or Context(), token_ids=token_ids, constraints=routing_constraints,
-            override=router_config_override, session_id=session_id, pinned_instance=worker_id, pinned_dp_rank=dp_rank,
+            request=request, context=context or Context(), token_ids=token_ids, lora_name=lora_name,
+            cache_namespace=cache_namespace, constraints=routing_constraints, override=router_config_override,
+            session_id=session_id, pinned_instance=worker_id, pinned_dp_rank=dp_rank,
         )  # fmt: skip
         return await self._send(request, asked)
 
@@ -114,7 +123,11 @@ class KvRouter(KvRouterCore):
     ) -> RoutedStream:
         """Send a request as workers take it to the best worker."""
         read = _read(request, PreprocessedRequest)
-        asked = Asked(request=read, context=context or Context(), token_ids=read.token_ids, pinned_dp_rank=read.dp_rank)
+        asked = Asked.wishing(
+            read.routing or NO_WISHES, request=read, context=context or Context(), token_ids=read.token_ids,
+            lora_name=read.lora_name, cache_namespace=read.cache_salt, override=read.router_config_override,
+            dp_rank=read.dp_rank,
+        )  # fmt: skip
         return await self._send(read, asked)
 
     async def _send(self, request: PreprocessedRequest, asked: Asked) -> RoutedStream:
@@ -151,8 +164,9 @@ class KvRouter(KvRouterCore):
     ) -> tuple[int, int, int]:
         """Return the worker to send a prompt to, its rank, and how many blocks of the prompt it has cached.
 
-        With a `request_id` the request is booked there, until `free`; and it may wait for room first. Without one
-        nothing is booked; with `update_indexer` the router takes for granted that the prompt is sent there.
+        With a `request_id` the request is booked there, until `free`; and it may wait for room first. One that is
+        booked already, or waits, is freed before; whoever waited for it gets `Cancelled`. Without one nothing is
+        booked, and nothing waits; with `update_indexer` the router takes for granted that the prompt is sent there.
         """
         asked = Asked(
             request=None, context=Context(request_id), token_ids=token_ids, lora_name=lora_name,
@@ -160,11 +174,21 @@ class KvRouter(KvRouterCore):
             override=router_config_override, session_id=session_id, priority_jump=priority_jump,
             strict_priority=strict_priority, policy_class=policy_class,
         )  # fmt: skip
-        route = await self.place(asked)
         if request_id is None:
-            return self._look_only(asked, route.prompt, update_indexer)
+            return self._look_only(asked, update_indexer)
+        await self.free(request_id)
+        self._waiting[request_id] = asked.context
         try:
-            route.choose(self._alive())
+            route = await self.place(asked)
+        except Cancelled as error:  # by `free`: nobody else knows the context
+            raise Cancelled(f"request {request_id} was freed while it waited for room") from error
+        finally:
+            if self._waiting.get(request_id) is asked.context:
+                del self._waiting[request_id]
+        try:
+            self._check_open()  # it may have waited
+            if not route.is_open:
+                route.choose(self._alive())
         except BaseException:
             route.close()
             raise
@@ -178,10 +202,14 @@ class KvRouter(KvRouterCore):
 
     async def note_tokens(self, request_id: str, num_tokens: int) -> None:
         """So many more tokens of a booked request were generated. One that is not known is no error."""
+        if not 0 <= num_tokens <= NUM_TOKENS_MAX:
+            raise InvalidArgument(f"num_tokens is {num_tokens}: a request generates from 0 to {NUM_TOKENS_MAX} tokens")
         self._named.note_tokens(request_id, num_tokens)
 
     async def free(self, request_id: str) -> None:
-        """A booked request has ended. One that is not known is no error."""
+        """A booked request has ended, or one that waits is not wanted any more. One that is not known is no error."""
+        if (context := self._waiting.pop(request_id, None)) is not None:
+            context.kill()
         self._named.free(request_id)
 
     async def get_overlap_scores(
@@ -210,10 +238,12 @@ class KvRouter(KvRouterCore):
 
     async def dump_events(self) -> str:
         """Return what is known to be cached, as JSON: a list of events which make the same index."""
-        events = self._own_indexer.dump_events() if self._own_indexer is not None else []
+        events: list[bytes] = []
+        if self._own_indexer is not None:
+            events += [msgspec.json.encode(event) async for event in self._own_indexer.dump()]
         if (sent := self.desk.selector.sent) is not None:
-            events += dumped_events(sent.dump())
-        return msgspec.json.encode(events).decode()
+            events += map(msgspec.json.encode, dumped_events(sent.dump()))
+        return f"[{b','.join(events).decode()}]"
 
     def _prompt(self, token_ids: Sequence[int], lora_name: str | None, cache_namespace: str | None) -> Prompt:
         asked = Asked(
@@ -221,8 +251,11 @@ class KvRouter(KvRouterCore):
         )
         return Prompt.of(asked, self.block_size)
 
-    def _look_only(self, asked: Asked, prompt: Prompt, update_indexer: bool) -> tuple[int, int, int]:
+    def _look_only(self, asked: Asked, update_indexer: bool) -> tuple[int, int, int]:
+        self._check_open()
+        self.check(asked)
         selector, now = self.desk.selector, self.desk.clock()
+        prompt = self.desk.route(asked, self.block_size).prompt
         weighed = selector.select(asked, prompt, self._alive(), now)
         if update_indexer:
             selector.note_sent(weighed.load, prompt, now)
