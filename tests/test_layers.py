@@ -18,6 +18,7 @@ LAYERS = {
     "echo": 4,
     "frontend": 4,
     "mocker": 4,
+    "router": 4,
     "transformers": 4,
     "vllm": 4,
     # A cluster in one process: of the components it needs the simulated engine, and none needs it.
