@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dynamo.frontend._route.addresses import BackendAddress
-from dynamo.frontend._route.backends import REST_S, REST_S_MAX, Backends
+from dynamo.frontend._route.backends import MODELS_MAX, REST_S, REST_S_MAX, Backends
 from dynamo.runtime._quarantine import PROBE_AFTER_S, Fault
 
 MODEL: dict[str, object] = {"id": "m"}
@@ -56,6 +58,18 @@ def test_one_that_wants_rest_gets_it_and_not_too_much_of_it() -> None:
     assert backends.rests_s(0.0) == REST_S
     assert backends.candidates(None, (), REST_S) == [1, 3]
     assert backends.candidates(None, (), REST_S_MAX) == [1, 2, 3]
+
+
+def test_a_server_that_lists_too_many_models_is_known_by_the_first_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backends = three()
+    many = {f"m{number}": MODEL for number in range(MODELS_MAX + 1)}
+    for _ in range(3):
+        backends.note_models(1, many)
+    assert list(backends.models()) == list(many)[:MODELS_MAX]
+    (said,) = caplog.messages
+    assert said == f"http://a lists {MODELS_MAX + 1} models, of which the first {MODELS_MAX} are known here"
 
 
 def test_an_adapter_is_known_by_the_model_that_it_belongs_to() -> None:

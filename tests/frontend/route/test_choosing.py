@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.frontend.route.fake_server import Exchange, fake_server, says
-from tests.frontend.route.scene import CHAT, LONG, Routing, chat, routing
+from tests.frontend.route.scene import CHAT, LONG, Routing, chat, eventually, routing
 from tests.llm.kv.fake_vllm import fake_vllm, stored
 
+from dynamo.frontend._route.router import PROMPT_BLOCKS_MAX
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._preprocess import Preprocessor
 
@@ -28,7 +30,42 @@ async def test_a_conversation_stays_where_it_began_without_any_tokenizer() -> No
                 assert (await route.post({"model": "tiny", "messages": turns})).json() == first
         assert len(one.seen) + len(two.seen) == 16
         assert await route.metric('dynamo_route_prompts_total{by="text"}') == 16
-        assert await route.metric('dynamo_frontend_router_predicted_cached_tokens_total{model="tiny"}') > 0
+        assert await route.metric('dynamo_frontend_router_predicted_cached_tokens_total{model="all"}') > 0
+
+
+async def test_one_long_prompt_takes_a_small_part_of_what_is_remembered() -> None:
+    async with fake_server(says("one")) as one, routing(one.url, router_mode="kv", block_size=1) as route:
+        prompt = [number % 100 for number in range(PROMPT_BLOCKS_MAX + 1000)]
+        assert (await route.post({"prompt": prompt}, "/v1/completions")).json() == {"text": "one"}
+        assert one.seen[0].fields == {"prompt": prompt}
+        assert await route.metric('dynamo_frontend_router_sent_blocks{model="all"}') == PROMPT_BLOCKS_MAX
+
+
+async def test_what_is_counted_keeps_its_name_whichever_models_come() -> None:
+    async def two_models(exchange: Exchange) -> None:
+        await exchange.json({"data": [{"id": "tiny"}, {"id": "adapter"}]})
+
+    async with fake_server(says("one")) as one, routing(one.url, router_mode="kv") as route:
+        await route.post(chat(LONG))
+        one.models = two_models
+        await eventually(lambda: "adapter" in route.server.backends.models())
+        await route.post(chat(LONG))
+        assert await route.metric('dynamo_frontend_router_decisions_total{model="all"}') == 2
+
+
+@pytest.mark.parametrize("by_tokens", [False, True])
+async def test_tenants_do_not_count_on_the_cache_of_others(tiny_model: Path, by_tokens: bool) -> None:
+    settings: dict[str, Any] = {"model_path": str(tiny_model)} if by_tokens else {}
+    async with fake_server(says("one")) as one, routing(one.url, router_mode="kv", **settings) as route:
+        salts: tuple[dict[str, object], ...] = ({}, {"cache_salt": "a"}, {"cache_salt": "b"})
+        for salt in salts:
+            first, second = [
+                (await route.post(chat(LONG, **salt), x_dynamo_explain="1")).json()["nvext"]["explain"]["decisions"][0]
+                for _ in range(2)
+            ]
+            assert first["predicted_cached_tokens"] == 0
+            assert second["predicted_cached_tokens"] > 0
+        assert [seen.fields.get("cache_salt") for seen in one.seen] == [None, None, "a", "a", "b", "b"]
 
 
 async def test_different_prompts_are_spread_by_load() -> None:

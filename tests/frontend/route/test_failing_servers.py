@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from tests.frontend.route.fake_server import DEADLINE_S, Exchange, fake_server, says
+from tests.frontend.route.fake_server import DEADLINE_S, Answers, Exchange, fake_server, says
 from tests.frontend.route.scene import CHAT, eventually, routing
 
 STREAM = CHAT | {"stream": True}
@@ -230,3 +230,51 @@ async def test_the_end_of_the_route_lets_what_runs_finish() -> None:
         may_end.set()
         await stopping
         assert (await asking).text == "data: 1\n\ndata: [DONE]\n\n"
+
+
+def drips(status: str, part: bytes) -> Answers:
+    """Say no, and then send this part again and again, or nothing."""
+
+    async def answers(exchange: Exchange) -> None:
+        await exchange.raw(f"HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        while part:
+            await exchange.chunk(part)
+            await asyncio.sleep(0.05)
+        await exchange.closed()
+
+    return answers
+
+
+@pytest.mark.parametrize("status", ["503 Busy", "500 Broken"])
+@pytest.mark.parametrize("part", [b"", b"x"])
+async def test_a_server_that_says_no_and_does_not_finish_costs_no_request(status: str, part: bytes) -> None:
+    answers = drips(status, part)
+    async with fake_server(answers) as one, fake_server(says("two")) as two, routing(one.url, two.url) as route:
+        assert (await route.post(CHAT)).json() == {"text": "two"}
+        assert len(one.seen) == 1
+
+
+async def test_a_server_that_says_no_and_does_not_finish_is_told_of_if_it_is_the_only_one() -> None:
+    async with fake_server(drips("503 Busy", b"x")) as one, routing(one.url) as route:
+        answer = await route.post(CHAT)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_backend")
+        assert f"{one.url} answers 503 Busy, and that not to its end within 1 s" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "models", [b'{"data": [{"id": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", b'{"data": [{"id": "\xff"}]}']
+)
+async def test_a_list_of_models_that_cannot_be_read_is_none(models: bytes) -> None:
+    num_asked = 0
+
+    async def lists(exchange: Exchange) -> None:
+        nonlocal num_asked
+        num_asked += 1
+        await exchange.answer(models)
+
+    async with fake_server(says("one")) as one:
+        one.models = lists
+        async with routing(one.url) as route:
+            await eventually(lambda: num_asked >= 3)
+            assert (await route.health())["status"] == "healthy"
+            assert (await route.post(CHAT)).json() == {"text": "one"}

@@ -189,3 +189,14 @@ async def test_a_stream_may_end_in_the_middle_of_an_event_if_the_server_says_tha
 
     async with fake_server(answers) as server, routing(server.url) as route:
         assert (await route.post(CHAT)).text == "data: 1\n\ndata: [DONE]"
+
+
+async def test_an_answer_nested_too_deeply_to_be_read_is_passed_on_as_it_is() -> None:
+    body = b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+    async with (
+        fake_server(lambda exchange: exchange.answer(body, headers="content-type: application/json\r\n")) as one,
+        routing(one.url, router_mode="kv") as route,
+    ):
+        answer = await route.post(CHAT, x_dynamo_explain="1")
+        assert (answer.status_code, answer.content) == (200, body)

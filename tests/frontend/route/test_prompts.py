@@ -13,6 +13,8 @@ from dynamo.frontend._route.prompts import (
     CHAT,
     COMPLETIONS,
     TEXT_BYTES_MAX,
+    TOKENS_MAX,
+    VALUES_MAX,
     Fields,
     TextPrompts,
     TokenPrompts,
@@ -88,14 +90,39 @@ async def test_what_is_no_prompt_is_not_compared(fields: Fields) -> None:
     assert prompts.counts == {"none": 1}
 
 
+async def test_tokens_are_compared_up_to_the_limit_of_a_text() -> None:
+    token_ids = [7] * (TOKENS_MAX + 5)
+    assert await words({"prompt": token_ids}, COMPLETIONS) == token_ids[:TOKENS_MAX]
+    assert TEXT_BYTES_MAX == 4 * TOKENS_MAX
+
+
+def test_a_field_of_more_values_than_any_prompt_has_is_not_read_and_the_others_are() -> None:
+    prompt = b"[" + b"1," * VALUES_MAX + b"1]"
+    assert fields_of(b'{"model": "m", "prompt": ' + prompt + b', "cache_salt": "s"}') == {
+        "model": "m",
+        "cache_salt": "s",
+    }
+
+
+def test_what_does_not_matter_is_not_read() -> None:
+    assert fields_of(b'{"model": "m", "stream": true, "stop": ["x"]}') == {"model": "m"}
+
+
+@pytest.mark.parametrize("depth", range(980, 992))
+async def test_a_body_nested_however_deeply_is_read_or_routed_by_load(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    fields = fields_of(b'{"messages": [{"role": "user", "content": {"a": ' + nested + b"}}]}")
+    await TextPrompts().read(CHAT, fields)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"1", b"[" * 100_000])
 def test_a_body_that_is_no_object_has_no_fields(body: bytes) -> None:
     assert fields_of(body) == {}
 
 
-async def test_models_and_tenants_do_not_share_prompts() -> None:
-    prompt = await TextPrompts().read(CHAT, {"model": "m", "messages": [USER], "cache_salt": "s"})
-    assert (prompt.model, prompt.lora_name, prompt.cache_namespace) == ("m", "m", "s")
+async def test_models_do_not_share_prompts() -> None:
+    prompt = await TextPrompts().read(CHAT, {"model": "m", "messages": [USER]})
+    assert (prompt.model, prompt.lora_name) == ("m", "m")
 
 
 @pytest.fixture

@@ -14,25 +14,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from dynamo._core.errors import CannotConnect, DynamoError, NoInstances, Stalled
+from dynamo._core.errors import CannotConnect, DynamoError, NoInstances, NoWorkerFits, Stalled
 from dynamo.frontend._errors import HttpError
 from dynamo.frontend._route.backends import Backend, Backends
 from dynamo.frontend._route.upstream import Answer, Headers, Upstream
-from dynamo.llm._routing import NoWorkerFits, Route
+from dynamo.llm._routing import Route
 from dynamo.runtime._quarantine import Fault
 
 #: So many servers may fail over one request.
 LOST_MAX = 2
-#: What is kept of an answer that says no, while another server is tried.
+#: What is kept of an answer that says no, while another server is tried; and how long that may take.
 REFUSAL_BYTES_MAX = 1 << 20
+REFUSAL_S = 1.0
 
 _BUSY = (429, 503)
 _FAILING = (500, 502, 504)
+_REFUSING = _BUSY + _FAILING
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent: all of it as it came."""
+    """What is sent: all of it as it came, but for a salt."""
 
     method: str
     target: str
@@ -88,7 +90,8 @@ class Attempts:
     async def send(self, request: Request, route: Route) -> Begun:
         """Return the answer of the server that the route takes, or of another one if that fails.
 
-        If none says yes, it is the last answer that says no. Raises `HttpError` if none answers at all.
+        If none says yes, it is the last answer that says no, of those that came to their end in time. Raises
+        `HttpError` if there is none.
         """
         tried: dict[int, str] = {}
         refusal: Begun | None = None
@@ -103,12 +106,16 @@ class Attempts:
             backend = self._backends[id]
             try:
                 begun = await self._try(backend, request)
-                if begun.answer.status not in _BUSY + _FAILING:
+                if begun.answer.status not in _REFUSING:
                     return begun
-                await begun.read_all(REFUSAL_BYTES_MAX)
-                refusal = begun
                 why = f"{backend.url} answers {begun.answer.status} {begun.answer.reason}".rstrip()
                 reason = "busy" if begun.answer.status in _BUSY else "failed"
+                try:
+                    async with asyncio.timeout(REFUSAL_S):
+                        await begun.read_all(REFUSAL_BYTES_MAX)
+                    refusal = begun
+                except TimeoutError:
+                    why += f", and that not to its end within {REFUSAL_S:g} s"
             except DynamoError as error:
                 why, reason = error.message, "unreachable" if isinstance(error, CannotConnect) else "lost"
             tried[id] = why
@@ -145,7 +152,10 @@ class Attempts:
         return begun
 
     async def _begin(self, backend: Backend, request: Request) -> Begun:
-        """Wait for the first part of an answer, for as long as checks of the server are answered."""
+        """Wait for the first part of an answer, for as long as checks of the server are answered.
+
+        Of one that says no the head is enough.
+        """
         backend.num_active += 1
         answer: Answer | None = None
         try:
@@ -154,7 +164,7 @@ class Attempts:
                     answer = await self._upstream.send(
                         backend.url, request.method, request.target, request.headers, request.body
                     )
-                    return Begun(backend, answer, await answer.read())
+                    return Begun(backend, answer, b"" if answer.status in _REFUSING else await answer.read())
         except BaseException as error:
             backend.num_active -= 1
             if answer is not None:

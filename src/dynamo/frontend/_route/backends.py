@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dynamo.frontend._route.addresses import BackendAddress
 from dynamo.runtime._quarantine import Fault, Quarantine
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: A server that says it is busy, and not for how long, gets nothing for so long; and whatever it says, for at most so.
 REST_S = 1.0
 REST_S_MAX = 60.0
+
+#: So many models of one server are known.
+MODELS_MAX = 1024
 
 Models = Mapping[str, Mapping[str, object]]
 
@@ -121,6 +125,16 @@ class Backends:
     def is_adapter(self, model: str) -> bool:
         """Whether a name is that of a LoRA adapter, which vLLM lists with the model that it belongs to."""
         return any(one.models[model].get("parent") for one in self if one.models is not None and model in one.models)
+
+    def note_models(self, id: int, models: Models) -> None:
+        """A server has listed its models."""
+        backend = self._backends[id]
+        kept = dict(islice(models.items(), MODELS_MAX))
+        if len(kept) < len(models) and (backend.models is None or len(backend.models) < MODELS_MAX):
+            logger.warning(
+                "%s lists %d models, of which the first %d are known here", backend.url, len(models), MODELS_MAX
+            )
+        backend.models = kept
 
     def note_fault(self, id: int, fault: Fault, why: str, now: float, *, is_probe: bool) -> None:
         """A server did not answer, or failed."""

@@ -80,7 +80,7 @@ class Checks:
             return True
         else:
             if models is not None:
-                backend.models = models
+                self._backends.note_models(backend.id, models)
             self._backends.note_answer(backend.id, mark)
         return False
 

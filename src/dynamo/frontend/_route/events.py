@@ -13,6 +13,7 @@ from functools import partial
 
 from dynamo._core.prefix_index import PrefixIndex, WorkerKey
 from dynamo.frontend._route.backends import Backends
+from dynamo.llm._kv_counted_index import CountedIndex, HasIndexStats, KvIndexStats
 from dynamo.llm._kv_events import to_u64s
 from dynamo.llm._kv_faults import Faults
 from dynamo.llm._kv_router.approx import ApproxIndex
@@ -55,13 +56,13 @@ class _Sink:
         self._index.clear(self._worker)
 
 
-class BackendEvents:
+class BackendEvents(HasIndexStats):
     """Follows the events of all servers that have some, from `start` to `close`; see `Overlaps`."""
 
     def __init__(self, backends: Backends, *, sent_ttl_s: float) -> None:
         clock = asyncio.get_running_loop().time
         self._clock = clock
-        self._index = PrefixIndex()
+        self._index = CountedIndex()
         self._sent = ApproxIndex(ttl_s=sent_ttl_s)
         self._faults = Faults(logger, "KV events of the servers", clock)
         self._sinks: dict[WorkerKey, _Sink] = {}
@@ -115,6 +116,21 @@ class BackendEvents:
             for reason, count in source.faults.items():
                 counts[reason] = counts.get(reason, 0) + count
         return counts
+
+    def stats(self) -> KvIndexStats:
+        """Return how large the index is, and what happened. Servers that were heard count as publishers."""
+        return KvIndexStats(
+            is_following=True,
+            num_workers=self._index.num_workers,
+            num_blocks=self._index.num_blocks,
+            num_unique_blocks=self._index.num_unique_blocks,
+            num_publishers=sum(sink.is_heard for sink in self._sinks.values()),
+            num_refused=0,
+            events=self._index.events,
+            num_answers=sum(source.num_replays for source in self._sources.values()),
+            num_dumps=0,
+            faults=self.faults(),
+        )
 
     # What the router tells: see `Listener`.
 

@@ -11,10 +11,14 @@ from dynamo.frontend._answering import AnsweringRoute
 from dynamo.frontend._body import read_body
 from dynamo.frontend._reply import Reply
 from dynamo.frontend._route.attempts import Attempts, Request
-from dynamo.frontend._route.prompts import Prompts, fields_of
+from dynamo.frontend._route.prompts import CHAT, COMPLETIONS, Prompts, fields_of
 from dynamo.frontend._route.relay import relay
 from dynamo.frontend._route.router import BackendRouter
+from dynamo.frontend._route.salts import salt_of, with_salt
 from dynamo.frontend._routing_headers import hints_of
+
+#: What is sent to them is cached.
+_CACHED = (CHAT, COMPLETIONS)
 
 _OURS = b"x-dynamo-"
 _REQUEST_ID = b"x-request-id"
@@ -47,9 +51,13 @@ class PassRoute(AnsweringRoute):
         body = await read_body(scope, receive, self._body_size_bytes_max)
         active.watch(receive)
         hints = hints_of(scope["headers"], None)
-        prompt = await self._prompts.read(self._path, fields_of(body))
+        fields, salt = fields_of(body), None
+        if self._path in _CACHED:
+            salt = salt_of(scope["headers"], fields)
+            body = with_salt(body, fields, salt)
+        prompt = await self._prompts.read(self._path, fields)
         asked = hints.asked(body, context, prompt.token_ids, ())
-        asked.lora_name, asked.cache_namespace = prompt.lora_name, prompt.cache_namespace
+        asked.lora_name, asked.cache_namespace = prompt.lora_name, salt
         is_explained = hints.explanation is not None
         request = Request("POST", _target(scope), _headers(scope, context.request_id, is_explained), body, prompt.model)
         route = await self._router.place(asked)

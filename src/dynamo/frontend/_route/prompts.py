@@ -26,9 +26,12 @@ logger = logging.getLogger(__name__)
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-#: Longer texts are compared up to here.
-TEXT_BYTES_MAX = 4 << 20
+#: Longer prompts are compared up to here.
+TOKENS_MAX = 1 << 18
 BYTES_PER_WORD = 4
+TEXT_BYTES_MAX = TOKENS_MAX * BYTES_PER_WORD
+#: A field of more values is not read: no model has so long a context, and to make objects of them takes long.
+VALUES_MAX = 1 << 20
 
 Fields = Mapping[str, object]
 
@@ -40,8 +43,7 @@ class Prompt:
     model: str | None = None
     #: Tokens, or what stands for them; None: nobody knows.
     token_ids: Sequence[int] | None = None
-    #: What keeps equal tokens from being the same in a cache: a tenant's salt, and the model or its adapter.
-    cache_namespace: str | None = None
+    #: What keeps equal tokens from being the same in a cache: the adapter, or the model.
     lora_name: str | None = None
 
 
@@ -58,12 +60,37 @@ class Prompts(Protocol):
         """Read no more."""
 
 
+_ABSENT = msgspec.Raw()
+
+
+class _Body(msgspec.Struct):
+    """What is looked at of a body, as it stands there; the rest is skipped."""
+
+    model: msgspec.Raw = _ABSENT
+    messages: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    chat_template: msgspec.Raw = _ABSENT
+    chat_template_kwargs: msgspec.Raw = _ABSENT
+    add_generation_prompt: msgspec.Raw = _ABSENT
+    continue_final_message: msgspec.Raw = _ABSENT
+    cache_salt: msgspec.Raw = _ABSENT
+    nvext: msgspec.Raw = _ABSENT
+
+
 def fields_of(body: bytes) -> Fields:
-    """Return the fields of a request's body; none if it has none that can be read."""
+    """Return the fields of a request's body that matter here; none if it has none that can be read."""
     try:
-        return msgspec.json.decode(body, type=dict[str, object])
+        found = msgspec.structs.asdict(msgspec.json.decode(body, type=_Body))
+        texts = {name: bytes(raw) for name, raw in found.items() if raw is not _ABSENT}
+        return {name: msgspec.json.decode(text) for name, text in texts.items() if _num_values(text) <= VALUES_MAX}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+
+
+def _num_values(text: bytes) -> int:
+    """How many values there are, or more: each but the first follows a comma or an opening bracket."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 class NoPrompts:
@@ -89,7 +116,7 @@ class TextPrompts:
         model = _text_of(fields, "model")
         words = _chat_words(fields) if path == CHAT else _completion_words(fields)
         self.counts["none" if words is None else "text"] += 1
-        return Prompt(model, words, _text_of(fields, "cache_salt"), model)
+        return Prompt(model, words, model)
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -119,7 +146,7 @@ class TokenPrompts:
             logger.info("the tokens of a prompt are not known, and it is routed by load: %s", error)
         self.counts["none" if token_ids is None else "tokens"] += 1
         lora_name = model if model is not None and self._is_adapter(model) else None
-        return Prompt(model, token_ids, _text_of(fields, "cache_salt"), lora_name)
+        return Prompt(model, None if token_ids is None else token_ids[:TOKENS_MAX], lora_name)
 
     def close(self) -> None:
         self._preprocessor.close()
@@ -190,9 +217,10 @@ def _first_prompt(fields: Fields) -> str | list[int] | None:
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt and all(type(one) is int and 0 <= one < 1 << 32 for one in prompt):
-        return prompt
-    return None
+    if not isinstance(prompt, list):
+        return None
+    token_ids = prompt[:TOKENS_MAX]
+    return token_ids if token_ids and all(type(one) is int and 0 <= one < 1 << 32 for one in token_ids) else None
 
 
 def _text_of(fields: Fields, name: str) -> str | None:

@@ -90,8 +90,8 @@ async def _relay_events(begun: Begun, reply: Reply, route: Route) -> None:
 
 
 def _explained(body: bytes, decisions: Sequence[object]) -> bytes:
-    """Add decisions to an answer; one that is no JSON object, such as an error of a proxy, stays as it is."""
+    """Add decisions to an answer; one that cannot be read as a JSON object, such as a proxy's, stays as it is."""
     try:
         return with_decisions(body, decisions)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body

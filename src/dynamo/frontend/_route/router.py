@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dynamo.frontend._route.backends import Backends
 from dynamo.frontend._route.config import RouteConfig
 from dynamo.frontend._route.events import BackendEvents
+from dynamo.llm._kv_router.approx import BLOCKS_MAX
 from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
 from dynamo.llm._kv_router.router import KvRouter
 from dynamo.llm._routing import Asked, Route, Router
@@ -15,6 +16,10 @@ from dynamo.llm._routing_modes import ModeRouter
 from dynamo.llm._zero_hits import LOOK_S, ZeroHits
 from dynamo.runtime import DistributedRuntime
 
+#: What the router is called where routers are told apart by the names of models: it is for all of them.
+ALL_MODELS = "all"
+#: One prompt may take so many of the blocks that are remembered as sent: a small part of them.
+PROMPT_BLOCKS_MAX = BLOCKS_MAX // 64
 #: The endpoint that the KV router is told of; nobody serves it.
 _ENDPOINT = "route.backends.generate"
 
@@ -65,14 +70,17 @@ class BackendRouter:
     async def place(self, asked: Asked) -> Route:
         """Return the route of a request; see `Router`."""
         assert self._router is not None, "it was not started"
-        if self._kv_router is not None and self.events is not None:
-            self._kv_router.block_size = self.events.block_size or self._kv_router.block_size
+        if self._kv_router is not None:
+            if self.events is not None:
+                self._kv_router.block_size = self.events.block_size or self._kv_router.block_size
+            if asked.token_ids is not None:
+                asked.token_ids = asked.token_ids[: PROMPT_BLOCKS_MAX * self._kv_router.block_size]
         return await self._router.place(asked)
 
     def routers(self) -> dict[str, Router]:
-        """The router, by the names of the models that it is for."""
+        """The router, under the one name that it keeps whichever models come and go."""
         assert self._router is not None, "it was not started"
-        return {", ".join(self._backends.models()) or "all": self._router}
+        return {ALL_MODELS: self._router}
 
     def router_warnings(self) -> list[str]:
         """What is wrong with routing now, in a sentence each."""

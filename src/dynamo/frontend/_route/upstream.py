@@ -140,7 +140,7 @@ class Upstream:
             answer.close()
         try:
             return {str(one["id"]): one for one in msgspec.json.decode(data, type=_Models).data if "id" in one}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def _why(self, error: Exception) -> str:
