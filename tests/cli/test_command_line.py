@@ -32,7 +32,7 @@ def test_the_version_is_that_of_the_distribution(option: str) -> None:
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], []])
 def test_the_help_names_every_command(arguments: list[str]) -> None:
     result = run.invoke(app, arguments, env=PLAIN)
-    assert all(f" {command} " in result.stdout for command in ("serve", "run", "explain", "env"))
+    assert all(f" {command} " in result.stdout for command in ("serve", "run", "explain", "doctor", "env"))
 
 
 def test_a_command_that_is_misspelled_is_suggested() -> None:

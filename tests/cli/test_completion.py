@@ -76,7 +76,7 @@ def test_bash_completes_once_it_is_installed(shell: Shell, program: str) -> None
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("dynamo ", {"serve", "run", "route", "explain", "replay", "env"}),
+        ("dynamo ", {"serve", "run", "route", "explain", "replay", "doctor", "env"}),
         ("dynamo serve --work", {"--working-dir"}),
         ("dynamo run --http", {"--http-host", "--http-port"}),
         ("dynamo --v", {"--version"}),

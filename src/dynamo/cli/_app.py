@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dynamo.cli._doctor import doctor
 from dynamo.cli._env import env
 from dynamo.cli._explain import explain
 from dynamo.cli._replay import replay
@@ -27,6 +28,7 @@ app.command("run")(run)
 app.command("route", cls=PassedOnCommand)(route)
 app.command("explain")(explain)
 app.command("replay")(replay)
+app.command("doctor")(doctor)
 app.command("env")(env)
 
 
