@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+from tests.sim.cached import CachedEngine, digest_of
 from tests.sim.cluster import MODEL, Caller, Cluster, Frontend, Process, Worker
 from tests.sim.host import Host
 
 from dynamo._core.request_plane._connection import Connection
+from dynamo.llm._kv_events import KvCacheChange, RouterEvent
 from dynamo.llm._kv_router.router import KvRouter
+from dynamo.llm._routing import Router
 from dynamo.llm._routing_modes import ModeRouter
 
 END_TIMEOUT_S = 60.0
@@ -31,8 +35,11 @@ async def wrong_when_quiet(cluster: Cluster) -> list[str]:
 
 def _held_by(process: Process) -> list[str]:
     held = []
-    if isinstance(process, Worker) and process.engine is not None and process.engine.running:
-        held.append(f"has places taken in its engine: {process.engine.running}")
+    if isinstance(process, Worker) and process.engine is not None:
+        if process.engine.running:
+            held.append(f"has places taken in its engine: {process.engine.running}")
+        if isinstance(process.engine, CachedEngine):
+            held += process.engine.wrongs()
     if isinstance(process, Frontend) and process.app is not None and len(process.app.active):
         held.append(f"counts {len(process.app.active)} requests")
     if process.runtime is not None:
@@ -43,14 +50,58 @@ def _held_by(process: Process) -> list[str]:
 
 
 async def _booked_by(process: Process) -> list[str]:
-    models = process.models if isinstance(process, Frontend) else None
     booked = []
-    for router in {} if models is None else models.routers().values():
-        if isinstance(router, ModeRouter):
-            booked.append(router.num_requests())
+    for router in _routers_of(process):
+        if isinstance(router, ModeRouter) and (num_requests := router.num_requests()):
+            booked.append(f"has {num_requests} requests booked with workers")
         elif isinstance(router, KvRouter):
-            booked += [load["active_requests"] for load in await router.get_potential_loads([])]
-    return [f"has {sum(booked)} requests booked with workers"] if sum(booked) else []
+            loads = [{**load, "worker_id": 0} for load in await router.get_potential_loads([])]
+            booked += [f"has booked with a worker: {load}" for load in loads if any(load.values())]
+            booked += [
+                f"has requests waiting: {waiting}" for waiting in [router.queue_lengths()] if any(waiting.values())
+            ]
+    return booked
+
+
+def _routers_of(process: Process) -> list[Router]:
+    models = process.models if isinstance(process, Frontend) else None
+    return [] if models is None else list(models.routers().values())
+
+
+async def wrong_indexes(cluster: Cluster, *, are_quiet: bool = False) -> list[str]:
+    """Say which routers do not know what is in the caches; while they change, what was lately in them."""
+    engines = {
+        worker.runtime.lease.id: worker.engine
+        for worker in cluster.workers()
+        if isinstance(worker.engine, CachedEngine) and worker.runtime is not None and worker.is_ready.is_set()
+    }
+    wrongs = []
+    for frontend in cluster.frontends():
+        for router in _routers_of(frontend) if frontend.is_ready.is_set() else ():
+            assert isinstance(router, KvRouter)
+            known = _blocks_in(await router.dump_events())
+            wrongs += [
+                f"{frontend.host} knows {len(known[id])} blocks of {id:x}, which is not there"
+                for id in known.keys() - engines
+            ]
+            for id, engine in engines.items():
+                blocks = known.get(id, frozenset())
+                if blocks != engine.block_hashes and (are_quiet or not engine.was_lately(digest_of(blocks))):
+                    wrongs.append(
+                        f"{frontend.host} knows {len(blocks)} blocks of {id:x}, which has {len(engine.block_hashes)}"
+                    )
+    return wrongs
+
+
+def _blocks_in(dumped: str) -> dict[int, frozenset[int]]:
+    """The blocks of each worker in what a router has dumped."""
+    blocks: dict[int, frozenset[int]] = {}
+    for event in msgspec.json.decode(dumped, type=list[RouterEvent]):
+        assert isinstance(event.event.data, KvCacheChange)
+        assert event.event.data.stored
+        held = [block.block_hash for block in event.event.data.stored.blocks]
+        blocks[event.worker_id] = blocks.get(event.worker_id, frozenset()).union(held)
+    return blocks
 
 
 def _repeated_by(worker: Worker) -> list[str]:

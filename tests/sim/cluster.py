@@ -153,6 +153,7 @@ class Worker(Process):
     async def _work(self, runtime: DistributedRuntime, rng: random.Random) -> None:
         self.engine = self.cluster.make_engine(rng, self._pace_s)
         endpoint = runtime.endpoint(ENDPOINT)
+        self.engine.start(endpoint)
         # As `serve_engine` does, with another time to drain.
         served = await endpoint.serve(self.engine.generate, request_type=PreprocessedRequest, drain_s=self._drain_s)
         beside = await runtime.endpoint(bulk.ENDPOINT).serve(
@@ -160,13 +161,21 @@ class Worker(Process):
         )
         try:
             await register_llm(
-                ModelInput.Tokens, ModelType.Chat | ModelType.Completions, endpoint, str(tiny_model_path()), MODEL
+                ModelInput.Tokens,
+                ModelType.Chat | ModelType.Completions,
+                endpoint,
+                str(tiny_model_path()),
+                MODEL,
+                context_length=self.engine.context_length,
+                kv_cache_block_size=self.engine.kv_cache_block_size,
+                runtime_config=self.engine.runtime_config,
             )
             self.is_ready.set()
             await runtime.wait_for_shutdown()
             await unregister_llm(endpoint)
         finally:
             await asyncio.gather(served.close(), beside.close())
+            await self.engine.close()
             is_doomed = any(served.key in lease.doomed for lease in self.discovery.leases())
             if served.key in self.cluster.server.entries and not is_doomed:
                 self.cluster.wrongs.append(f"{self.host} is still registered after it was closed")
@@ -270,6 +279,7 @@ class Cluster:
         self.network.heal()
         self.server.heal()
         self.air.bus.badness = 0.0
+        self.air.bus.cut_off.clear()
         self.air.is_busy = False
         for process in self.processes:
             if process.host.is_stopped:
@@ -301,12 +311,13 @@ async def ready_cluster(
     drain_s: float = DRAIN_S,
     timeouts: StreamTimeouts | None = None,
     make_engine: MakeEngine = SimEngine,
+    router: RouterConfig | None = None,
 ) -> AsyncIterator[Cluster]:
     """A cluster with a frontend in which nothing goes wrong yet, ready to be asked."""
     cluster = Cluster(loop, seed, make_engine=make_engine)
     for _ in range(workers):
         cluster.start_worker(pace_s, drain_s)
-    cluster.start_frontend(60.0)
+    cluster.start_frontend(60.0, router)
     for _ in range(callers):
         cluster.start_caller(timeouts)
     for process in cluster.processes:

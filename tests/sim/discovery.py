@@ -163,13 +163,21 @@ class SimDiscovery:
         """Delete a key; one that is not there is no error. One of an own lease goes later if the server is away."""
         self._check_open()
         owners = [lease for lease in self._server.leases.values() if lease.owner is self and key in lease.keys]
+        for lease in owners:
+            lease.doomed[key] = None  # first, for whoever gives up waiting for it
+
+        def drop() -> None:
+            if not owners or any(key in lease.doomed for lease in owners):
+                self._server.drop(key)
+
         try:
-            await self._ask(lambda: self._server.drop(key))
-        except BaseException as error:
-            for lease in owners:
-                lease.doomed[key] = None
-            if not (owners and isinstance(error, CannotConnect)):
+            await self._ask(drop)
+        except CannotConnect:
+            if not owners:
                 raise
+        else:
+            for lease in owners:
+                lease.doomed.pop(key, None)
 
     async def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
         """Yield what exists as `Put`, then `Synced`, then each change, for ever."""
@@ -217,6 +225,8 @@ class SimDiscovery:
             raise NotFound(f"lease {lease.id:x} is closed; grant a new one")
         if lease is not None and not lease.is_held:
             raise NotFound(f"lease {lease.id:x} is lost")
+        if lease is not None:
+            lease.doomed.pop(key, None)  # it is wanted again
         self._server.set(key, value, lease)
 
     async def _ask(self, work: Callable[[], R]) -> R:

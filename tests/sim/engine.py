@@ -15,21 +15,12 @@ from tests.oracle import Sequel
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
 from dynamo.llm import CompletionUsage, EngineOutput, FinishReason, PreprocessedRequest
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
+from dynamo.runtime import Endpoint
 
 #: How often it ends of itself.
 EOS_ONE_IN = 40
 TOKENS_AT_ONCE_MAX = 3
-
-
-def expected_tokens(request: PreprocessedRequest) -> list[int]:
-    """Return everything that a request gets."""
-    sequel = Sequel(request.token_ids, request.sampling_options)
-    generated: list[int] = []
-    while len(generated) < (request.stop_conditions.max_tokens or 0):
-        generated.append(_next(sequel, request))
-        if generated[-1] in request.eos_token_ids:
-            break
-    return generated
 
 
 def _next(sequel: Sequel, request: PreprocessedRequest) -> int:
@@ -40,6 +31,11 @@ def _next(sequel: Sequel, request: PreprocessedRequest) -> int:
 class SimEngine:
     """Generates, `pace_s` on average for each token."""
 
+    kv_cache_block_size = KV_CACHE_BLOCK_SIZE
+    #: That of the model, if it has none of its own.
+    context_length: int | None = None
+    runtime_config: dict[str, object] | None = None
+
     def __init__(self, rng: random.Random, pace_s: float) -> None:
         self._rng = rng
         self._pace_s = pace_s
@@ -49,6 +45,26 @@ class SimEngine:
         # Set while it generates: one that is stuck gives no token, and all else of its process goes on.
         self._going = asyncio.Event()
         self._going.set()
+
+    @staticmethod
+    def expected_tokens(request: PreprocessedRequest) -> list[int]:
+        """Return everything that a request gets."""
+        sequel = Sequel(request.token_ids, request.sampling_options)
+        generated: list[int] = []
+        while len(generated) < (request.stop_conditions.max_tokens or 0):
+            generated.append(_next(sequel, request))
+            if generated[-1] in request.eos_token_ids:
+                break
+        return generated
+
+    def start(self, endpoint: Endpoint) -> None:
+        """It is that of the worker at `endpoint`. There is no cache of which anybody could hear."""
+
+    async def restart(self) -> None:
+        """Begin anew within the same process."""
+
+    async def close(self) -> None:
+        """Its worker has ended."""
 
     def stick(self) -> None:
         """Give no token any more."""
@@ -63,8 +79,7 @@ class SimEngine:
         limit = request.stop_conditions.max_tokens
         if limit is None or not request.token_ids:
             raise InvalidArgument("this engine wants a prompt and max_tokens")
-        self.running[context.request_id] = self.running.get(context.request_id, 0) + 1
-        self.begun[context.request_id] = self.begun.get(context.request_id, 0) + 1
+        self.enter(context.request_id)
         try:
             sequel = Sequel(request.token_ids, request.sampling_options)
             num_tokens = 0
@@ -95,6 +110,11 @@ class SimEngine:
         num_prompt = len(request.token_ids)
         usage = None if reason is None else CompletionUsage(num_prompt, num_tokens, num_prompt + num_tokens)
         return EngineOutput(token_ids=batch, finish_reason=reason, completion_usage=usage)
+
+    def enter(self, request_id: str) -> None:
+        """Take a place."""
+        self.running[request_id] = self.running.get(request_id, 0) + 1
+        self.begun[request_id] = self.begun.get(request_id, 0) + 1
 
     def leave(self, request_id: str) -> None:
         """Give a place back."""

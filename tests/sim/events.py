@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from tests.sim.host import Host
+from tests.sim.host import Host, current_host
 from tests.sim.loop import SimLoop
 from tests.sim.outside import outside
 
+from dynamo._core.event_plane._inbox import Inbox
 from dynamo._core.event_plane.base import Event, Gap
 from dynamo._core.event_plane.inproc import EventBus, InprocEventPlane
 
@@ -26,16 +27,36 @@ class FaultyBus(EventBus):
     def __init__(self, loop: SimLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._hosts: dict[Inbox, Host | None] = {}
         #: How likely an event is lost, comes twice, or comes late; heads, too.
         self.badness = 0.0
+        #: Who hears of nobody, and of whom nobody hears.
+        self.cut_off: set[Host] = set()
 
     def event(self, subject: str, publisher_id: int, sequence: int, payload: bytes) -> None:
-        for at_s in self._arrivals():
-            outside(self._loop, at_s, lambda: EventBus.event(self, subject, publisher_id, sequence, payload))
+        self._carry(subject, lambda inbox: inbox.push(publisher_id, sequence, payload))
 
     def head(self, subject: str, publisher_id: int, sequence: int) -> None:
+        self._carry(subject, lambda inbox: inbox.head(publisher_id, sequence))
+
+    def add(self, inbox: Inbox) -> None:
+        self._hosts[inbox] = current_host.get()
+        super().add(inbox)
+
+    def remove(self, inbox: Inbox) -> None:
+        self._hosts.pop(inbox, None)
+        super().remove(inbox)
+
+    def _carry(self, subject: str, give: Callable[[Inbox], None]) -> None:
+        teller = current_host.get()
+
+        def arrive() -> None:
+            for inbox in self._inboxes.get(subject, ()):
+                if self.cut_off.isdisjoint((teller, self._hosts[inbox])):
+                    give(inbox)
+
         for at_s in self._arrivals():
-            outside(self._loop, at_s, lambda: EventBus.head(self, subject, publisher_id, sequence))
+            outside(self._loop, at_s, arrive)
 
     def _arrivals(self) -> list[float]:
         """When it arrives: at no time, once, or twice."""

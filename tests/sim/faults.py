@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.sim.cluster import RESTART_S, Cluster, Process, Worker
+from tests.sim.cluster import RESTART_S, Cluster, Frontend, Process, Worker
 from tests.sim.scenario import Fault, Scenario
 
 CLOG_S = 3.0
@@ -32,8 +32,11 @@ async def make(cluster: Cluster, fault: Fault, scenario: Scenario) -> None:
             worker.end()
             await _restart(cluster, fault, scenario)
         case "crash frontend":
-            if len(others) > 1:
+            if isinstance(peer, Frontend) or len(others) > 1:
                 network.crash(peer.host, silently=fault.amount < 0.5)
+            if isinstance(peer, Frontend):
+                await asyncio.sleep(_down_s(fault))
+                cluster.start_frontend(scenario.request_timeout_s, scenario.router)
         case "stop":
             victim = worker if fault.amount < 0.8 or scenario.is_sheltered else peer
             victim.host.stop()
@@ -67,6 +70,14 @@ async def make(cluster: Cluster, fault: Fault, scenario: Scenario) -> None:
             cluster.air.bus.badness = fault.amount
             await asyncio.sleep(fault.for_s)
             cluster.air.bus.badness = 0.0
+        case "no air":
+            host = worker.host if fault.amount < 0.5 else peer.host
+            cluster.air.bus.cut_off.add(host)
+            await asyncio.sleep(fault.for_s)
+            cluster.air.bus.cut_off.discard(host)
+        case "restart engine":
+            assert worker.engine is not None
+            worker.host.run(worker.engine.restart())
         case "lose leases":
             cluster.server.lose_leases(worker.host)
         case "cut off discovery":
@@ -82,6 +93,10 @@ async def make(cluster: Cluster, fault: Fault, scenario: Scenario) -> None:
 
 async def _restart(cluster: Cluster, fault: Fault, scenario: Scenario) -> None:
     """A supervisor starts another worker in place of one that has ended."""
-    least_s, most_s = RESTART_S
-    await asyncio.sleep(least_s + (most_s - least_s) * fault.amount)
+    await asyncio.sleep(_down_s(fault))
     cluster.start_worker(scenario.pace_s, scenario.drain_s)
+
+
+def _down_s(fault: Fault) -> float:
+    least_s, most_s = RESTART_S
+    return least_s + (most_s - least_s) * fault.amount

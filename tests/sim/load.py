@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 from tests.sim.asgi import Answer, post
 from tests.sim.cluster import MODEL, Caller, Cluster, Frontend
-from tests.sim.engine import expected_tokens
+from tests.sim.engine import SimEngine
 from tests.sim.host import Host
 from tests.sim.scenario import Ask, BulkCall, Call, HttpRequest
 
@@ -23,7 +23,7 @@ CODES = frozenset(
     ("cannot_connect", "disconnected", "stalled", "engine_shutdown", "worker_unavailable", "no_instances", "overloaded")
 )
 #: And what it may end with besides at a frontend, or for a caller who has a deadline, or who leaves.
-FRONTEND_CODES = CODES | {"deadline_exceeded", "poisoned_request"}
+FRONTEND_CODES = CODES | {"deadline_exceeded", "poisoned_request", "no_worker_left"}
 
 #: A stream whose worker is lost or stops goes on elsewhere within so long.
 PAUSE_MAX_S = 10.0
@@ -260,11 +260,11 @@ def check_bulk(call: BulkCall, outcome: Outcome) -> list[str]:
     return [f"{call.name}: {wrong}" for wrong in wrongs]
 
 
-def check_call(call: Call, outcome: Outcome) -> list[str]:
+def check_call(call: Call, outcome: Outcome, engine: type[SimEngine] = SimEngine) -> list[str]:
     """Say what is wrong with how a call ended."""
     wrongs = list(outcome.wrongs)
     request = PreprocessedRequest(MODEL, list(call.token_ids), StopConditions(max_tokens=call.max_tokens))
-    expected = expected_tokens(request)
+    expected = engine.expected_tokens(request)
     got = outcome.token_ids
     if got != expected[: len(got)]:
         wrongs.append(f"got {got}, not {expected}")

@@ -14,6 +14,7 @@ import asyncio
 import collections
 import contextlib
 import gc
+import inspect
 import itertools
 import logging
 import random
@@ -217,11 +218,28 @@ def _bury(loop: SimLoop) -> None:
 
 
 def _close(work: Coroutine[object, object, object]) -> None:
+    """Close a coroutine with all that it awaits: from the inside, or one that goes on awaiting would be left behind."""
     for _ in range(CLOSES_MAX):
+        innermost = _innermost(work)
         # Whatever its cleanup raises is of no interest: the process that it belonged to is gone.
         with contextlib.suppress(BaseException):
-            work.close()
-            return
+            innermost.close()
+            if innermost is work:
+                return
+
+
+def _innermost(work: Coroutine[object, object, object]) -> Coroutine[object, object, object]:
+    """Return the coroutine that a coroutine waits for in the end; async generators may be between them."""
+    innermost, awaited = work, getattr(work, "cr_await", None)
+    while awaited is not None:
+        if inspect.iscoroutine(awaited):
+            if awaited.cr_frame is None:
+                break
+            innermost, awaited = awaited, awaited.cr_await
+        else:
+            generators = [one for one in gc.get_referents(awaited) if inspect.isasyncgen(one)]
+            awaited = generators[0].ag_await if generators else None
+    return innermost
 
 
 class _LogToTrace(logging.Handler):

@@ -7,35 +7,43 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from dynamo.llm._kv_router.config import RouterMode
+from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
 
 #: Faults happen, and requests are sent, before this time after the start; then everything heals.
 FAULTS_UNTIL_S = 20.0
 
 PROMPTS = ("hello world", "the quick brown fox", "def main():", "Ünïcödé 🎉 prompt", "a", "once upon a time there was")
+#: What several prompts begin with, so that workers with a cache have something of theirs.
+SYSTEM = "You are terse. You answer in English, in whole sentences, and never say what you do not know. "
+LONG_PROMPT = 10
 MAX_TOKENS = (1, 2, 9, 30, 60)
 STOPS = (None, None, None, "e")
 PACES_S = (0.005, 0.05, 0.2)
 
 FaultKind = Literal[
     "crash", "vanish", "stop", "end", "cut", "cut one way", "clog", "reset", "loss",
-    "lose leases", "cut off discovery", "discovery down", "crash frontend", "bad air", "stick",
+    "lose leases", "cut off discovery", "discovery down", "crash frontend", "bad air", "no air", "stick",
+    "restart engine",
 ]  # fmt: skip
 FAULT_KINDS: tuple[FaultKind, ...] = (
     "crash", "vanish", "stop", "end", "cut", "cut one way", "clog", "reset", "loss",
-    "lose leases", "cut off discovery", "discovery down", "crash frontend", "bad air", "stick",
+    "lose leases", "cut off discovery", "discovery down", "crash frontend", "bad air", "no air", "stick",
+    "restart engine",
 )  # fmt: skip
+#: What happens to events alone: whoever hears of caches knows the truth soon after the last of them.
+EVENT_FAULTS: tuple[FaultKind, ...] = ("bad air", "bad air", "no air", "restart engine", "crash frontend")
 
-
-#: All but direct, which needs requests that name their workers.
-ROUTER_MODES = tuple(mode for mode in RouterMode if mode is not RouterMode.Direct)
+#: How frontends find workers by load or by chance. Direct needs requests that name their workers.
+OTHER_MODES = tuple(mode for mode in RouterMode if mode not in (RouterMode.KV, RouterMode.Direct))
 
 #: What may cost a request its worker, and what may not.
-HARSH: tuple[FaultKind, ...] = ("crash", "vanish", "stop", "cut", "cut one way", "clog", "reset")
-GENTLE: tuple[FaultKind, ...] = ("end", "end", "end", "lose leases", "cut off discovery", "discovery down", "bad air")
+HARSH: tuple[FaultKind, ...] = ("crash", "vanish", "stop", "cut", "cut one way", "clog", "reset", "restart engine")
+GENTLE: tuple[FaultKind, ...] = (
+    "end", "end", "end", "lose leases", "cut off discovery", "discovery down", "bad air", "no air"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,9 @@ class Ask:
     n: int = 1
 
 
+ROUND_ROBIN = RouterConfig()
 #: Longer than anybody waits: who asks for so much leaves before.
-LONG = 2000
+LONG = 800
 LONG_ASK = Ask("a very long story", LONG)
 
 
@@ -127,8 +136,18 @@ class Scenario:
     #: Whether callers wait for an item for seconds only.
     is_impatient: bool = False
     #: How the frontends find the workers of a request.
-    router_mode: RouterMode = RouterMode.RoundRobin
+    router: RouterConfig = ROUND_ROBIN
+    #: Whether workers have a cache, of which they tell.
+    has_cache: bool = False
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def has_replica_sync(self) -> bool:
+        return self.router.config is not None and self.router.config.router_replica_sync
+
+    @property
+    def has_event_faults_only(self) -> bool:
+        return all(fault.kind in EVENT_FAULTS for fault in self.faults)
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -136,9 +155,15 @@ def scenario_of(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     num_frontends, num_callers = rng.choice([(1, 0), (1, 1), (2, 1), (0, 2)])
     http_requests = [_http(rng, i, num_frontends) for i in range(rng.randint(3, 40))] if num_frontends else []
+    router = _kv_router(seed) if seed % 2 else RouterConfig(OTHER_MODES[seed // 2 % len(OTHER_MODES)])
+    has_cache = router.config is not None and router.config.use_kv_events
     calls = [_call(rng, i, num_callers) for i in range(rng.randint(3, 30))] if num_callers else []
+    if has_cache:  # which are to be full now and then
+        calls = [replace(call, token_ids=call.token_ids * LONG_PROMPT) for call in calls]
     is_sheltered = num_frontends > 0 and rng.random() < 0.3
     faults = _sheltered_faults(rng) if is_sheltered else _faults(rng)
+    if has_cache and not is_sheltered and seed % 4 == 1:
+        faults = [_fault(rng, EVENT_FAULTS) for _ in range(rng.randint(1, 8))]
     num_bulk_calls = rng.randint(1, 6) if num_callers and rng.random() < 0.4 else 0
     return Scenario(
         seed=seed,
@@ -154,7 +179,22 @@ def scenario_of(seed: int) -> Scenario:
         http_requests=tuple(http_requests),
         calls=tuple(calls),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
-        router_mode=ROUTER_MODES[seed % len(ROUTER_MODES)],
+        router=router,
+        has_cache=has_cache,
+    )
+
+
+def _kv_router(seed: int) -> RouterConfig:
+    rng = random.Random(f"router {seed}")
+    return RouterConfig(
+        RouterMode.KV,
+        KvRouterConfig(
+            use_kv_events=rng.random() < 0.8,
+            router_temperature=rng.choice([0.0, 0.0, 0.5]),
+            router_replica_sync=rng.random() < 0.4,
+            router_track_output_blocks=rng.random() < 0.5,
+            queue_threshold=rng.choice([None, None, 1.0]),
+        ),
     )
 
 
@@ -171,7 +211,7 @@ def _sheltered_faults(rng: random.Random) -> list[Fault]:
 
 def _ask(rng: random.Random) -> Ask:
     return Ask(
-        prompt=rng.choice(PROMPTS),
+        prompt=rng.choice(("", "", SYSTEM, SYSTEM * LONG_PROMPT)) + rng.choice(PROMPTS),
         max_tokens=rng.choice(MAX_TOKENS),
         stop=rng.choice(STOPS),
         is_chat=rng.random() < 0.7,

@@ -4,8 +4,10 @@ What must hold of every run, whatever went wrong in it:
 - every request ended exactly once, with the right answer, a right part of it and an error, or an error;
 - no host called an instance of whose removal it had been told, and no worker began a request twice;
 - no producer was further ahead of its reader than the window of its stream;
+- soon after all have healed, routers know what is in every worker's cache, within two seconds if only events were
+  lost, doubled, late or of another start;
 - once all have healed, a new request succeeds in time with each worker, and nothing of the old ones is left: no
-  stream, no place in an engine, no count;
+  stream, no place in an engine, no count, no load;
 - processes end when they are asked to, and leave no task, timer, connection, open port, key or watch.
 """
 
@@ -15,7 +17,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from tests.sim import faults
-from tests.sim.account import end_all, wrong_when_quiet
+from tests.sim.account import end_all, wrong_indexes, wrong_when_quiet
+from tests.sim.cached import CachedEngine
 from tests.sim.cluster import Caller, Cluster, Frontend, MakeDiscovery, MakeEngine, ready_cluster
 from tests.sim.discovery import DiscoveryServer
 from tests.sim.engine import SimEngine
@@ -23,7 +26,7 @@ from tests.sim.load import Outcome, Reference, check_bulk, check_call, check_htt
 from tests.sim.loop import Deadlock, Endless, Livelock, SimLoop, run
 from tests.sim.scenario import FAULTS_UNTIL_S, Ask, BulkCall, Call, HttpRequest, Scenario, scenario_of
 
-from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
+from dynamo.llm._kv_router.replicas import STALE_S
 from dynamo.runtime._timeouts import StreamTimeouts
 
 START_TIMEOUT_S = 30.0
@@ -34,6 +37,8 @@ LIVE_WITHIN_S = 20.0
 #: A request ends within so long after all has healed, even if its client waits for ever.
 END_WITHIN_S = 120.0
 QUIET_S = 15.0
+#: Routers know what workers hold so soon after the last fault, if all faults were those of events.
+CONVERGED_S = 2.0
 #: Publishers fall silent while the air may still be bad: who missed the last event must hear of it nevertheless.
 EVENTS_UNTIL_S = 15.0
 
@@ -41,7 +46,9 @@ EVENTS_UNTIL_S = 15.0
 IMPATIENT_S = 5.0, 3.0
 
 LAST_ASK = Ask("are you there?", 9)
-reference: Reference = {}
+references: dict[MakeEngine, Reference] = {}
+#: What the engine without a cache answers.
+reference = references.setdefault(SimEngine, {})
 
 
 @dataclass
@@ -62,18 +69,32 @@ class Variant:
     """Parts of the simulation to replace, to see that it finds what is wrong with them."""
 
     make_engine: MakeEngine = SimEngine
+    make_cached: MakeEngine = CachedEngine
     make_discovery: MakeDiscovery = DiscoveryServer
+
+    def engine_of(self, scenario: Scenario) -> MakeEngine:
+        return self.make_cached if scenario.has_cache and self.make_engine is SimEngine else self.make_engine
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is answered if nothing goes wrong."""
+
+    engine: type[SimEngine]
+    reference: Reference
 
 
 def simulate(scenario: Scenario | int, *, echo: bool = False, variant: Variant | None = None) -> Result:
     """Run a scenario, or that of a seed, and say what was wrong."""
     if isinstance(scenario, int):
         scenario = scenario_of(scenario)
-    learn([request.ask for request in scenario.http_requests] + [LAST_ASK])
+    variant = variant or Variant()
+    kind = CachedEngine if variant.engine_of(scenario) is variant.make_cached else SimEngine
+    expected = Expected(kind, learn([request.ask for request in scenario.http_requests] + [LAST_ASK], kind))
     result = Result(scenario.seed)
 
     async def main(loop: SimLoop) -> None:
-        simulation = Simulation(loop, scenario, variant or Variant())
+        simulation = Simulation(loop, scenario, variant, expected)
         try:
             await simulation.run()
         except TimeoutError as error:
@@ -96,14 +117,15 @@ def simulate(scenario: Scenario | int, *, echo: bool = False, variant: Variant |
 class Simulation:
     """The story of one run."""
 
-    def __init__(self, loop: SimLoop, scenario: Scenario, variant: Variant) -> None:
+    def __init__(self, loop: SimLoop, scenario: Scenario, variant: Variant, expected: Expected) -> None:
         self.cluster = Cluster(
-            loop, scenario.seed, make_engine=variant.make_engine, make_discovery=variant.make_discovery
+            loop, scenario.seed, make_engine=variant.engine_of(scenario), make_discovery=variant.make_discovery
         )
         self.wrongs: list[str] = []
         self.outcomes: list[Outcome] = []
         self._loop = loop
         self._scenario = scenario
+        self._expected = expected
         self._frontends: list[Frontend] = []
         self._callers: list[Caller] = []
 
@@ -123,7 +145,7 @@ class Simulation:
         self.cluster.heal()
         while len(self.cluster.workers()) < self._scenario.num_workers:
             self.cluster.start_worker(self._scenario.pace_s, self._scenario.drain_s)
-        await asyncio.sleep(HEAL_S)
+        await self._check_indexes()
         await self._check_liveness()
         late = (await asyncio.wait(tasks, timeout=END_WITHIN_S))[1] if tasks else set()
         for outcome in self.outcomes:
@@ -134,19 +156,19 @@ class Simulation:
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        await asyncio.sleep(QUIET_S)
+        # What another router has told of its requests is forgotten late, if it died or could not be heard.
+        await asyncio.sleep(STALE_S + QUIET_S if self._scenario.has_replica_sync else QUIET_S)
         self.wrongs += await wrong_when_quiet(self.cluster)
+        if self._has_cache:
+            self.wrongs += await wrong_indexes(self.cluster, are_quiet=True)
         self.wrongs += await end_all(self.cluster)
 
     async def _start(self) -> None:
         scenario, cluster = self._scenario, self.cluster
         for _ in range(scenario.num_workers):
             cluster.start_worker(scenario.pace_s, scenario.drain_s)
-        # The engine has no cache whose events could be followed.
-        kv = KvRouterConfig(use_kv_events=False) if scenario.router_mode is RouterMode.KV else None
-        router = RouterConfig(scenario.router_mode, kv)
         self._frontends = [
-            cluster.start_frontend(scenario.request_timeout_s, router) for _ in range(scenario.num_frontends)
+            cluster.start_frontend(scenario.request_timeout_s, scenario.router) for _ in range(scenario.num_frontends)
         ]
         timeouts = StreamTimeouts(*IMPATIENT_S) if scenario.is_impatient else None
         self._callers = [cluster.start_caller(timeouts) for _ in range(scenario.num_callers)]
@@ -173,15 +195,15 @@ class Simulation:
             return None
         outcome = self._begin(request.name)
         await send_http(frontend, request, outcome)
-        must_finish = self._scenario.is_sheltered
-        return self._note(outcome, check_http(request, outcome, reference[request.ask], must_finish=must_finish))
+        expected, must_finish = self._expected.reference[request.ask], self._scenario.is_sheltered
+        return self._note(outcome, check_http(request, outcome, expected, must_finish=must_finish))
 
     async def _call(self, caller: Caller, call: Call) -> Outcome | None:
         if not caller.is_alive:
             return None
         outcome = self._begin(call.name)
         await send_call(self.cluster, caller, call, outcome)
-        return self._note(outcome, check_call(call, outcome))
+        return self._note(outcome, check_call(call, outcome, self._expected.engine))
 
     async def _bulk(self, caller: Caller, call: BulkCall) -> None:
         if caller.is_alive:
@@ -201,6 +223,20 @@ class Simulation:
         return outcome
 
     # The account.
+
+    @property
+    def _has_cache(self) -> bool:
+        return self._expected.engine is CachedEngine
+
+    async def _check_indexes(self) -> None:
+        """Wait until all is well again, and see whether routers know the caches in time."""
+        if self._has_cache:
+            await asyncio.sleep(CONVERGED_S)
+            if self._scenario.has_event_faults_only:
+                self.wrongs += await wrong_indexes(self.cluster)
+        await asyncio.sleep(HEAL_S)
+        if self._has_cache:
+            self.wrongs += await wrong_indexes(self.cluster)
 
     async def _check_liveness(self) -> None:
         """All is well again: whoever is there gets an answer."""
@@ -227,20 +263,22 @@ class Simulation:
                 self.wrongs.append(f"{caller.host} passes over {[f'{id:x}' for id in out]}, although all had healed")
 
 
-def learn(asks: list[Ask]) -> None:
-    """Ask in a cluster in which nothing goes wrong, to know what the answers are."""
-    unknown = [ask for ask in dict.fromkeys(asks) if ask not in reference]
+def learn(asks: list[Ask], engine: type[SimEngine] = SimEngine) -> Reference:
+    """Ask in a cluster in which nothing goes wrong, and return what the answers of an engine are."""
+    known = references.setdefault(engine, {})
+    unknown = [ask for ask in dict.fromkeys(asks) if ask not in known]
     if not unknown:
-        return
+        return known
 
     async def main(loop: SimLoop) -> None:
-        async with ready_cluster(loop, "reference") as cluster:
+        async with ready_cluster(loop, "reference", make_engine=engine) as cluster:
             [frontend] = cluster.frontends()
             for index, ask in enumerate(unknown):
                 outcome = Outcome(f"reference-{index}")
                 await send_http(frontend, HttpRequest(outcome.name, 0.0, 0, ask), outcome)
                 assert outcome.how == "finished", f"{ask}: {outcome}"
                 assert not outcome.wrongs, f"{ask}: {outcome}"
-                reference[ask] = outcome
+                known[ask] = outcome
 
     run(main, "reference")
+    return known

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 import pytest
+from tests.sim.cached import CachedEngine
 from tests.sim.discovery import DiscoveryServer, Feed, SimDiscovery
 from tests.sim.engine import SimEngine
 from tests.sim.host import Host
@@ -14,9 +16,12 @@ from tests.sim.loop import SimLoop
 from tests.sim.simulate import Variant, simulate
 
 from dynamo._core.context import Context
-from dynamo.llm import EngineOutput, FinishReason, PreprocessedRequest
+from dynamo.llm import EngineOutput, FinishReason, KvPublisher, PreprocessedRequest
+from dynamo.llm._kv_events import KvEventSink
 
-SEEDS = range(12)
+SEEDS = range(16)
+#: Later than any router may hear of a block.
+LATE_S = 5.0
 
 
 def found(variant: Variant, what: str) -> bool:
@@ -83,6 +88,55 @@ class DeafEngine(SimEngine):
         asyncio.get_running_loop().call_later(500.0, lambda: None)
         async for output in super().generate(request, context):
             yield output
+
+
+class SilentSink:
+    """Passes on what is stored, and of what is removed nothing."""
+
+    def __init__(self, sink: KvEventSink) -> None:
+        self.stored = sink.stored
+        self.cleared = sink.cleared
+
+    def removed(self, block_hashes: Sequence[int]) -> None:
+        pass
+
+
+class HoardingEngine(CachedEngine):
+    """Has routers believe that it keeps every block."""
+
+    def told(self, publisher: KvPublisher) -> KvEventSink:
+        return SilentSink(publisher)
+
+
+class SlowSink:
+    """Says everything, and late."""
+
+    def __init__(self, sink: KvEventSink) -> None:
+        self._sink = sink
+        self._later = asyncio.get_running_loop().call_later
+
+    def stored(
+        self,
+        parent_hash: int | None,
+        block_hashes: Sequence[int],
+        tokens_hashes: Sequence[int] | None = None,
+        *,
+        token_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._later(LATE_S, partial(self._sink.stored, parent_hash, block_hashes, tokens_hashes, token_ids=token_ids))
+
+    def removed(self, block_hashes: Sequence[int]) -> None:
+        self._later(LATE_S, self._sink.removed, block_hashes)
+
+    def cleared(self) -> None:
+        self._later(LATE_S, self._sink.cleared)
+
+
+class LateEngine(CachedEngine):
+    """Tells of its blocks long after it has them."""
+
+    def told(self, publisher: KvPublisher) -> KvEventSink:
+        return SlowSink(publisher)
 
 
 class ForgetfulFeed(Feed):
@@ -159,6 +213,8 @@ class SilentDiscovery(DiscoveryServer):
         (Variant(make_engine=RaisingEngine), "division by zero"),
         (Variant(make_engine=EndlessEngine), "stream_incomplete"),
         (Variant(make_engine=DeafEngine), "still waits for"),
+        (Variant(make_cached=HoardingEngine), "blocks of"),
+        (Variant(make_cached=LateEngine), "blocks of"),
         (Variant(make_discovery=ForgetfulDiscovery), "knows the instances"),
         (Variant(make_discovery=SlowToSayDiscovery), "removal it had been told"),
         (Variant(make_discovery=KeepingDiscovery), "still has the lease"),
@@ -171,5 +227,10 @@ def test_what_is_wrong_is_found(variant: Variant, what: str) -> None:
 
 
 def _name_of(variant: Variant) -> str:
-    made = variant.make_engine if variant.make_engine is not SimEngine else variant.make_discovery
+    usual = Variant()
+    [made] = {variant.make_engine, variant.make_cached, variant.make_discovery} - {
+        usual.make_engine,
+        usual.make_cached,
+        usual.make_discovery,
+    }
     return getattr(made, "__name__", str(made))

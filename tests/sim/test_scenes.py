@@ -19,6 +19,7 @@ from tests.sim.simulate import QUIET_S, learn, reference
 
 from dynamo._core.context import Context
 from dynamo.llm import EngineOutput, PreprocessedRequest
+from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
 from dynamo.runtime._quarantine import PROBE_TIMEOUT_S
 from dynamo.runtime._timeouts import StreamTimeouts
 
@@ -28,6 +29,7 @@ SILENCE_MAX_S = 8.0
 FREE_WITHIN_S = 1.0
 #: An answer that does not end of itself before it has all of its tokens.
 ASK = Ask("story 6", 60)
+KV_THAT_QUEUES = RouterConfig(RouterMode.KV, KvRouterConfig(queue_threshold=1.0))
 
 
 async def wrongs_at_the_end(cluster: Cluster) -> list[str]:
@@ -293,6 +295,20 @@ def test_the_last_instance_is_asked_though_it_could_not_be_reached_just_now() ->
 
 
 # Workers that were lost
+
+
+@pytest.mark.parametrize("router", [RouterConfig(), KV_THAT_QUEUES], ids=["round-robin", "kv with a queue"])
+def test_who_has_lost_the_only_worker_is_told_that_there_is_none(router: RouterConfig) -> None:
+    async def main(loop: SimLoop) -> None:
+        async with ready_cluster(loop, 0, pace_s=1.0, router=router) as cluster:
+            [worker], [frontend] = cluster.workers(), cluster.frontends()
+            asking = asyncio.create_task(ask(cluster, HttpRequest("one", 0.0, 0, ASK)))
+            await asyncio.sleep(0.1)
+            cluster.network.reset(worker.host, frontend.host)
+            assert (await asking).code == "no_worker_left"
+            assert await wrongs_at_the_end(cluster) == []
+
+    run(main, 0)
 
 
 @pytest.mark.parametrize("another_comes", [False, True])
