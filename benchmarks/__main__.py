@@ -10,7 +10,21 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import chat, depends, follow, hash, index, machine, replay, route, rpc, serve, startup
+from benchmarks import (
+    chat,
+    depends,
+    follow,
+    hash,
+    index,
+    machine,
+    recover,
+    replay,
+    route,
+    rpc,
+    serve,
+    startup,
+    vllm_routing,
+)
 from benchmarks.children import BenchmarkFailed
 from benchmarks.peer import PEER_VERSION, installed_peer
 from benchmarks.systems import ours
@@ -26,9 +40,11 @@ _BENCHMARKS = {
     "index": index,
     "route": route,
     "replay": replay,
+    "recover": recover,
+    "vllm": vllm_routing,
 }
 #: These measure what the published system does not have.
-_WITHOUT_PEER = ("depends", "serve", "follow", "route", "replay")
+_WITHOUT_PEER = ("depends", "serve", "follow", "route", "replay", "recover", "vllm")
 _QUICK = {"window_s": 0.2, "runs": 1, "concurrency": [1, 4]}
 
 
@@ -44,6 +60,8 @@ def main() -> int:
         print(f"{options.benchmark} failed: {error}", file=sys.stderr)
         return 1
     print(results.table(benchmark.COLUMNS, benchmark.RATIO_HEADING))
+    if results.remarks:
+        print(f"\n{results.remarks}")
     if options.json:
         raw = {"machine": facts, "measurements": [asdict(one) for one in results.measurements]}
         options.json.write_text(json.dumps(raw, indent=1))
@@ -81,7 +99,9 @@ _WHAT = (
     "hash: block hashes of prompts of 1k, 8k and 128k tokens, in lists and in arrays. "
     "index: which of 64 workers holds which prefix of a million blocks. "
     "route: a decision of the KV router, from the tokens of a prompt to one of 64 workers. "
-    "replay: how long requests wait with each routing policy, on a virtual clock."
+    "replay: how long requests wait with each routing policy, on a virtual clock. "
+    "recover: how soon a KV router is right again when it was killed, and when events were lost. "
+    "vllm: two real vLLM workers on this CPU, routed in turn and by their KV caches."
 )
 _EPILOG = "Figures are medians with [smallest-largest]; call differences below 1.5x ties on a shared machine."
 _started = time.monotonic()

@@ -40,6 +40,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("hash", "8k tokens, list"),
         ("index", "shared: find 512 blocks, p50 us"),
         ("route", "8k tokens, list"),
+        ("recover", "frontend killed: 90 % of the hit rate"),
     ],
 )
 def test_a_quick_run_prints_a_table(benchmark: str, row: str) -> None:
@@ -61,8 +62,22 @@ def test_a_replay_measures_every_policy_on_every_trace() -> None:
     rows = bench("replay", "--quick").splitlines()
 
     for workload in ("conversation", "toolagent", "no-reuse", "shared-system-prompt"):
-        for policy in ("kv", "kv, long prompts", "oracle, long prompts", "most-cached", "least-loaded", "round-robin"):
+        for policy in ("kv", "kv, as 1.6", "oracle", "most-cached", "least-loaded", "round-robin"):
             assert [row for row in rows if row.startswith(f"| {workload} ") and f" {policy} |" in row]
+
+
+def test_a_replay_says_of_every_target_whether_it_is_met() -> None:
+    from benchmarks import replay
+
+    def figures(kv: float, other: float) -> dict[str, dict[str, float]]:
+        return {"kv": {"hit_percent": kv}, "oracle": {"hit_percent": other}}
+
+    target = replay.Target("conversation", "hit_percent", "oracle", 0.95, is_at_most=False)
+    met, missed = figures(48, 50), figures(47, 50)
+
+    assert target.row([met, met]) == ["conversation: hits of kv / oracle", "at least 0.95", "0.96 [0.96-0.96]", "met"]
+    assert target.row([met, missed])[3] == "missed"
+    assert replay.Target("conversation", "hit_percent", None, 48).row([met])[1:] == ["at most 48", "48", "met"]
 
 
 def test_what_the_published_system_does_not_have_is_not_compared_with_it() -> None:

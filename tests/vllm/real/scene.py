@@ -1,6 +1,7 @@
-"""Two vLLM workers behind a frontend that routes by their KV events, and vLLM alone beside them.
+"""Two vLLM workers behind a frontend that routes by their KV events, and what is to be compared with them.
 
-All on one CPU core or two, so everything that takes time is started at once and shared by all tests.
+All on one CPU core or two, so everything that takes time is started at once and shared by all tests. The workers and
+the frontend are started by the commands of `examples/vllm_kv`, with more options.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,37 +22,15 @@ import httpx
 from tests.system.cluster import metric
 from tests.system.programs import Program, environment_of, until
 from tests.system.streams import client_of
-from tests.vllm.real.cases import MODEL_NAME
+from tests.vllm.real.cases import MODEL_NAME, Case
+from tests.vllm.real.plain import PlainServer
+from tests.vllm.real.settings import CONTEXT_LENGTH, DEADLINE_S, ENGINE_OPTIONS, FRUGAL, START_S
 
 from dynamo._core.context import Context
 from dynamo.llm import EngineOutput, PreprocessedRequest
 from dynamo.runtime import Client, DistributedRuntime
 
-#: vLLM is imported in three processes for each engine, and compiles what it needs at its first request.
-START_S = 240.0
-#: The first test waits for all that.
-TEST_TIMEOUT_S = START_S + 60.0
-DEADLINE_S = 60.0
-CONTEXT_LENGTH = 2048
-BLOCK_SIZE = 32
-NUM_BLOCKS = 128
-MAX_NUM_SEQS = 4
-ENGINE_OPTIONS = (
-    "--dtype", "float32", "--block-size", str(BLOCK_SIZE), "--num-gpu-blocks-override", str(NUM_BLOCKS),
-    "--max-num-seqs", str(MAX_NUM_SEQS), "--enforce-eager",
-)  # fmt: skip
-OPTIONS = ("--context-length", str(CONTEXT_LENGTH), *ENGINE_OPTIONS)
-#: As little of the machine as it can do with, nothing from the network, and nothing told to anybody.
-FRUGAL = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+EXAMPLE = Path(__file__).parents[3] / "examples" / "vllm_kv" / "README.md"
 
 Json = dict[str, Any]
 
@@ -122,15 +102,30 @@ class World:
 
     def __init__(self, directory: Path, model: Path) -> None:
         self._model = model
+        #: Where a worker, and vLLM within it, may leave temporary files.
+        self.worker_files = directory / "tmp"
         self._discovery = f"file://{directory / 'discovery'}"
+        # Of its own, since it serves the same model.
+        self._discovery_of_service = f"file://{directory / 'discovery-of-service'}"
+        self._starting: list[Program] = []
         self._workers: list[VllmWorker] = []
         self._scene: Scene | None = None
-        self._alone: Program | None = None
+        self._plain: list[PlainServer] = []
+        self._service: Program | None = None
         self._all = AsyncExitStack()
 
     async def __aenter__(self) -> World:
         """Begin to start what takes long."""
-        self._alone = await self._start("tests.vllm.real.alone", str(self._model))
+        self.worker_files.mkdir()
+        for binds in (True, False):
+            self._plain.append(await PlainServer.start(self._model, self._discovery, binds=binds))
+            self._all.push_async_callback(self._plain[-1].close)
+        section = {"model_path": str(self._model), "context_length": CONTEXT_LENGTH, "engine_arguments": ENGINE_OPTIONS}
+        self._service = await self._start(
+            "dynamo.cli", "serve", "tests.vllm.real.service:Llama",
+            DYN_DISCOVERY=self._discovery_of_service, DYNAMO_SERVICE_CONFIG=json.dumps({"Llama": section}),
+        )  # fmt: skip
+        self._starting = [await self._start_worker(), await self._start_worker()]
         return self
 
     async def __aexit__(
@@ -138,18 +133,22 @@ class World:
     ) -> None:
         await self._all.aclose()
 
-    async def answers_of_vllm_alone(self) -> Json:
-        """What vLLM says to each case without anything of ours."""
-        assert self._alone is not None
-        found: Json = json.loads((await _said(self._alone, r"answers: (.*)"))[1])
-        return found
+    async def plain_servers(self) -> list[PlainServer]:
+        """Two `vllm serve` that are ready: one binds the address of its events, the other connects to it."""
+        for server in self._plain:
+            await server.ready()
+        return self._plain
+
+    async def answer_of_vllm_alone(self, case: Case) -> Json:
+        """What vLLM says to it without anything of ours."""
+        return await (await self.plain_servers())[0].answer(case)
 
     async def scene(self, num_workers: int = 2) -> Scene:
-        """Return so many living workers, or more, and the rest; what is not there is started."""
+        """Return so many living workers, or more, and the rest; what has ended is started anew."""
         for worker in [worker for worker in self._workers if worker.program.ended]:
             self._workers.remove(worker)
         async with asyncio.TaskGroup() as starting:
-            for _ in range(num_workers - len(self._workers)):
+            for _ in range(max(len(self._starting), num_workers - len(self._workers))):
                 starting.create_task(self._add_worker())
             if self._scene is None:
                 starting.create_task(self._start_rest())
@@ -159,19 +158,16 @@ class World:
 
     @asynccontextmanager
     async def service(self) -> AsyncIterator[Client]:
-        """Serve the same model with a service of a graph; a client of that."""
-        section = {"model_path": str(self._model), "context_length": CONTEXT_LENGTH, "engine_arguments": ENGINE_OPTIONS}
-        config = json.dumps({"Llama": section})
-        command = ("dynamo.cli", "serve", "tests.vllm.real.service:Llama")
-        program = await self._start(*command, DYNAMO_SERVICE_CONFIG=config)
-        await _said(program, r"^ready in ")
-        async with DistributedRuntime(discovery=self._discovery) as runtime:
+        """A client of a service of a graph that serves the same model; the graph ends with the block."""
+        assert self._service is not None
+        await _said(self._service, r"^ready in ")
+        async with DistributedRuntime(discovery=self._discovery_of_service) as runtime:
             client = await runtime.endpoint("zoo.Llama.generate").client()
             await client.wait_for_instances(timeout_s=DEADLINE_S)
             yield client
             await client.close()
-        program.terminate()
-        assert await program.exit_status() == 0
+        self._service.terminate()
+        assert await self._service.exit_status() == 0
 
     async def _until_all_know(self, scene: Scene) -> None:
         """Wait until the frontend and the client know those workers, and no others."""
@@ -181,7 +177,8 @@ class World:
                 await asyncio.sleep(0.05)
 
     async def _start_rest(self) -> None:
-        frontend = await self._start("dynamo.frontend", "--http-port", "0", "--router-mode", "kv")
+        [(variables, options)] = example_commands("dynamo.frontend")
+        frontend = await self._start("dynamo.frontend", *options, "--http-port", "0", **variables)
         http = client_of((await _said(frontend, r"listening on (http://\S+)"))[1])
         self._all.push_async_callback(http.aclose)
         runtime = await self._all.enter_async_context(DistributedRuntime(discovery=self._discovery))
@@ -189,17 +186,37 @@ class World:
         self._all.push_async_callback(client.close)
         self._scene = Scene(self._workers, http, client, runtime)
 
+    async def _start_worker(self) -> Program:
+        variables, options = example_commands("dynamo.vllm")[0]
+        more = ("--model-path", str(self._model), "--model-name", MODEL_NAME, "--context-length", str(CONTEXT_LENGTH))
+        return await self._start(
+            "dynamo.vllm",
+            *options,
+            *more,
+            *ENGINE_OPTIONS,
+            DYN_SYSTEM_PORT="0",
+            TMPDIR=str(self.worker_files),
+            **variables,
+        )
+
     async def _add_worker(self) -> None:
-        about = ("--model-path", str(self._model), "--model-name", MODEL_NAME)
-        program = await self._start("dynamo.vllm", *about, *OPTIONS, DYN_SYSTEM_PORT="0")
+        program = self._starting.pop() if self._starting else await self._start_worker()
         url = (await _said(program, r"system server at (http://\S+)"))[1]
         instance_id = int((await _said(program, r"serving the model .* instance ([0-9a-f]+)"))[1], 16)
         self._workers.append(VllmWorker(program, url, instance_id))
 
     async def _start(self, *command: str, **variables: str) -> Program:
-        program = await Program.start(*command, environment=environment_of(self._discovery, **FRUGAL, **variables))
+        program = await Program.start(
+            *command, environment=environment_of(**{"discovery": self._discovery, **FRUGAL, **variables})
+        )
         self._all.push_async_callback(program.close)
         return program
+
+
+def example_commands(module: str) -> list[tuple[dict[str, str], list[str]]]:
+    """The variables and the options of each command of the example that runs this module."""
+    found = re.findall(rf"^((?:\w+=\S+ )*)python -m {re.escape(module)} (.*)$", EXAMPLE.read_text(), re.MULTILINE)
+    return [(dict(word.split("=", 1) for word in before.split()), shlex.split(after)) for before, after in found]
 
 
 def tokens_of(outputs: list[EngineOutput]) -> list[int]:

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 from tests.vllm.real.cases import GREEDY, ask, prompt
-from tests.vllm.real.scene import BLOCK_SIZE, CONTEXT_LENGTH, DEADLINE_S, TEST_TIMEOUT_S, Json, Scene, tokens_of
+from tests.vllm.real.scene import Json, Scene, tokens_of
+from tests.vllm.real.settings import BLOCK_SIZE, CONTEXT_LENGTH, DEADLINE_S, TEST_TIMEOUT_S
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(TEST_TIMEOUT_S)]
 

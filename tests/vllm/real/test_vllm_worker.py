@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.vllm.real.cases import CASES, GREEDY, Case, ask, prompt
-from tests.vllm.real.scene import (
-    BLOCK_SIZE,
-    CONTEXT_LENGTH,
-    MAX_NUM_SEQS,
-    NUM_BLOCKS,
-    TEST_TIMEOUT_S,
-    Scene,
-    World,
-    tokens_of,
-)
+from tests.vllm.real.scene import Scene, World, tokens_of
+from tests.vllm.real.settings import BLOCK_SIZE, CONTEXT_LENGTH, MAX_NUM_SEQS, NUM_BLOCKS, TEST_TIMEOUT_S
 
 from dynamo._core.address import MODEL_CARDS
 from dynamo._core.errors import InvalidArgument
@@ -24,7 +16,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(TES
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_worker_answers_exactly_as_vllm_alone(scene: Scene, world: World, case: Case) -> None:
-    expected = (await world.answers_of_vllm_alone())[case.name]
+    expected = await world.answer_of_vllm_alone(case)
     outputs = await scene.generate(case.ours)
     assert tokens_of(outputs) == expected["token_ids"]
     assert outputs[-1].finish_reason == expected["finish_reason"]

@@ -12,7 +12,8 @@ import pytest
 from tests.system.cluster import metric
 from tests.system.programs import until
 from tests.vllm.real.cases import MODEL_NAME, ask, prompt
-from tests.vllm.real.scene import CONTEXT_LENGTH, DEADLINE_S, TEST_TIMEOUT_S, Json, Scene, VllmWorker
+from tests.vllm.real.scene import Json, Scene, VllmWorker, World
+from tests.vllm.real.settings import CONTEXT_LENGTH, DEADLINE_S, TEST_TIMEOUT_S
 
 from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown
@@ -34,6 +35,12 @@ async def test_a_cancelled_request_is_in_the_engine_no_more(scene: Scene) -> Non
     assert await worker.metric(scene.http, "vllm:generation_tokens_total") - before < LONG
 
 
+async def test_the_sockets_of_an_engine_are_where_they_go_with_their_worker(world: World, scene: Scene) -> None:
+    folders = [path for path in world.worker_files.iterdir() if path.name.startswith("dynamo-vllm-")]
+    assert any(path.is_socket() for folder in folders for path in folder.iterdir())
+    assert not any(path.is_socket() for path in world.worker_files.iterdir())
+
+
 async def test_a_client_that_hangs_up_frees_the_engine(scene: Scene) -> None:
     body = completion(prompt(601, 20), LONG)
     async with scene.http.stream("POST", "/v1/completions", json=body) as answer:
@@ -46,7 +53,7 @@ async def test_a_client_that_hangs_up_frees_the_engine(scene: Scene) -> None:
 async def test_an_answer_goes_on_elsewhere_when_its_worker_is_killed_and_its_engine_ends_with_it(
     scene: Scene,
 ) -> None:
-    body = completion(prompt(700, 40), 800)
+    body = completion(prompt(700, 40), 1200)
     undisturbed = (
         await scene.http.post("/v1/completions", json={**body, "stream": False, "stream_options": None})
     ).json()
@@ -62,12 +69,12 @@ async def test_an_answer_goes_on_elsewhere_when_its_worker_is_killed_and_its_eng
             if killed is None and len(chunks) == 5:
                 killed = await chosen_last(scene)
                 engine = killed.engine_pids()
-                killed.program.process.send_signal(signal.SIGKILL)
+                await killed.program.kill()
     assert engine
     assert await migrations(scene) == before + 1
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
-    assert chunks[-1]["usage"]["completion_tokens"] == 800
+    assert chunks[-1]["usage"]["completion_tokens"] == 1200
     assert "".join(choice["text"] for choice in choices) == undisturbed["choices"][0]["text"]
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in engine))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.vllm.real.cases import CASES
-from tests.vllm.real.scene import TEST_TIMEOUT_S, World, tokens_of
+from tests.vllm.real.scene import World, tokens_of
+from tests.vllm.real.settings import TEST_TIMEOUT_S
 
 from dynamo.llm import EngineOutput
 
@@ -16,4 +17,4 @@ async def test_a_service_with_this_base_serves_the_model(world: World) -> None:
     async with world.service() as client:
         stream = await client.generate(case.ours, item_type=EngineOutput)
         outputs = [output async for output in stream]
-    assert tokens_of(outputs) == (await world.answers_of_vllm_alone())[case.name]["token_ids"]
+    assert tokens_of(outputs) == (await world.answer_of_vllm_alone(case))["token_ids"]
