@@ -16,11 +16,13 @@ from typer.models import ArgumentInfo, OptionInfo
 import dynamo.echo.__main__ as echo
 import dynamo.frontend.__main__ as frontend
 import dynamo.mocker.__main__ as mocker
+import dynamo.router.__main__ as router
 import dynamo.transformers.__main__ as transformers
 import dynamo.vllm.__main__ as vllm
 from dynamo.cli import _app, _llmctl_app
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._route.config import RouteConfig
+from dynamo.router._config import RouterOptions
 from dynamo.runtime._settings import Option, Settings, options_of
 
 PAGE = Path(__file__).with_name("cli.md")
@@ -40,6 +42,7 @@ _MODULES: dict[ModuleType, type[Settings]] = {
     transformers: transformers.TransformersOptions,
     vllm: vllm.VllmOptions,
     mocker: mocker.MockerOptions,
+    router: RouterOptions,
     echo: echo.EchoOptions,
 }
 #: Subcommands whose options are settings.
