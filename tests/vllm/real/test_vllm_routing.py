@@ -19,11 +19,15 @@ def routed(answer: Json) -> tuple[int, int, int]:
     return decision["worker_id"], decision["predicted_cached_tokens"], reported
 
 
-async def until_known(scene: Scene, token_ids: list[int]) -> None:
-    """Ask until the router knows who has this prompt: vLLM's events take a moment."""
+async def until_known(scene: Scene, token_ids: list[int], instance_id: int) -> None:
+    """Ask a worker until the router knows that it has this prompt: vLLM's events take a moment.
+
+    Another worker that was asked meanwhile would have it afterwards, too.
+    """
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            _, predicted, reported = routed(await scene.complete(token_ids, 1))
+            answer = await scene.complete(token_ids, 1, nvext={"backend_instance_id": instance_id})
+            _, predicted, reported = routed(answer)
             if predicted and predicted == reported:
                 return
 
@@ -39,7 +43,8 @@ async def test_repeated_prompts_go_to_the_worker_that_has_them_and_it_has_as_muc
     assert set(first.values()) == {worker.instance_id for worker in scene.workers}, "both have work"
     # Events of one worker come in order: when the last is known, all are.
     for instance_id in set(first.values()):
-        await until_known(scene, prompts[max(n for n, worker in first.items() if worker == instance_id)])
+        last = max(n for n, worker in first.items() if worker == instance_id)
+        await until_known(scene, prompts[last], instance_id)
     for n, token_ids in reversed(list(enumerate(prompts))):
         worker, predicted, reported = routed(await scene.complete(token_ids, 4))
         assert worker == first[n]
@@ -51,7 +56,7 @@ async def test_the_next_turn_of_a_conversation_goes_to_the_worker_that_has_said_
         question = prompt(300 + n, 70)
         said = tokens_of(await scene.generate(ask(question, 60, GREEDY), worker))
         next_turn = question + said + prompt(400 + n, 20)
-        await until_known(scene, question + said)
+        await until_known(scene, question + said, worker.instance_id)
         chosen, predicted, reported = routed(await scene.complete(next_turn, 4))
         assert chosen == worker.instance_id
         assert predicted == reported == 128, "what it has said is cached as well as what it was asked"
@@ -60,11 +65,11 @@ async def test_the_next_turn_of_a_conversation_goes_to_the_worker_that_has_said_
 async def test_what_vllm_has_dropped_from_its_cache_is_not_predicted(scene: Scene) -> None:
     token_ids, marker = prompt(500, 100), prompt(501, 100)
     instance_id, *_ = routed(await scene.complete(token_ids, 1))
-    await until_known(scene, token_ids)
+    await until_known(scene, token_ids, instance_id)
     [holder] = [worker for worker in scene.workers if worker.instance_id == instance_id]
     for n in range(3):  # more than all the blocks that it has
         await scene.generate(ask(prompt(510 + n, CONTEXT_LENGTH - 10), 1), holder)
     await scene.generate(ask(marker, 1), holder)
-    await until_known(scene, marker)  # and so, all that was before it
+    await until_known(scene, marker, instance_id)  # and so, all that was before it
     _, predicted, reported = routed(await scene.complete(token_ids, 1))
     assert predicted == reported == 0
