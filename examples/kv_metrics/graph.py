@@ -4,6 +4,7 @@ There is no model: a block is "cached" once its tokens were seen. What is told, 
 what real engines and routers do.
 """
 
+import asyncio
 import random
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -87,6 +88,15 @@ class Router:
         await kv_listener.create_service()
         self.indexer = KvIndexer(kv_listener, self.args.block_size)
         self.metrics_aggregator = KvMetricsAggregator(kv_listener)
+        await asyncio.wait_for(self.until_metrics_come(), 30)
+
+    async def until_metrics_come(self) -> None:
+        """Before the first worker has told its own, there is nobody to choose."""
+        while True:
+            metrics = await self.metrics_aggregator.get_metrics()
+            if metrics.endpoints:
+                return
+            await asyncio.sleep(0.05)
 
     def cost(self, cached_blocks: int, total_blocks: int, cache_usage: float) -> float:
         """What a request costs at a worker: blocks to compute, and a little for a full cache. Yours may differ."""
