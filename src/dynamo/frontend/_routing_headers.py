@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from dynamo._core.errors import InvalidArgument
 from dynamo.llm._nvext import DP_RANK_MAX, INSTANCE_ID_MAX, PRIORITY_MAX, STRICT_PRIORITY_MAX, NvExt
 from dynamo.llm._routing import NO_HINTS, Explanation, RoutingHints
+from dynamo.llm._wishes import NAME_CHARS_MAX
 
 _PREFIX = b"x-dynamo-"
 _INTEGER = re.compile(r"-?[0-9]{1,20}|0x[0-9a-f]{1,16}", re.IGNORECASE)
-_NAME = re.compile(r"[!-~]{1,256}")
+_NAME = re.compile(rf"[!-~]{{1,{NAME_CHARS_MAX}}}")
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 Read = Callable[[str], object]

@@ -214,7 +214,7 @@ def _starting() -> Iterator[None]:
         yield
     except DynamoError:
         raise
-    except (ValueError, TypeError, OSError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         log.debug("vLLM did not start", exc_info=True)
         raise ConfigError(f"vLLM did not start: {_line(error)}") from error
 

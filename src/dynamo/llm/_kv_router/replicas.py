@@ -19,12 +19,12 @@ from dynamo.llm._kv_router.fleet import Fleet
 from dynamo.llm._kv_router.load import Booking, Tracking
 from dynamo.llm._kv_router.prompt import DEPTHS, Prompt
 from dynamo.llm._kv_router.route import KvRoute
+from dynamo.llm._wishes import NAME_CHARS_MAX
 
 #: News in one message; a longer one is not listened to.
 BATCH_MAX = 256
-#: A request of more tokens than this is none, and neither is a session with a longer name.
+#: A request of more tokens than this is none.
 TOKENS_MAX = 1 << 24
-SESSION_ID_CHARS_MAX = 256
 #: A request that runs is told of again after so long, and one that was not for so long is forgotten.
 REPEAT_S = 100.0
 STALE_S = 300.0
@@ -168,7 +168,7 @@ class Replicas:
             elif isinstance(news, Freed):
                 if (remote := self._remote.pop((batch.router_id, news.number), None)) is not None:
                     remote.booking.free()
-            elif len(news.session_id) > SESSION_ID_CHARS_MAX:
+            elif len(news.session_id) > NAME_CHARS_MAX:
                 self.num_ignored += 1
             elif self._sessions is not None:
                 worker = WorkerKey(news.worker_id, news.dp_rank)
