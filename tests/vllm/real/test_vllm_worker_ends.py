@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -60,23 +62,27 @@ async def test_an_answer_goes_on_elsewhere_when_its_worker_is_killed_and_its_eng
     before = await migrations(scene)
     chunks: list[Json] = []
     killed: VllmWorker | None = None
-    engine: list[int] = []
-    async with scene.http.stream("POST", "/v1/completions", json=body) as answer:
+    engines = {worker.instance_id: worker.engine_pids() for worker in scene.workers}
+    async with (
+        in_short_turns([pid for pids in engines.values() for pid in pids]) as turns,
+        scene.http.stream("POST", "/v1/completions", json=body) as answer,
+    ):
         assert answer.status_code == 200, await answer.aread()
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 chunks.append(msgspec.json.decode(line.removeprefix("data: "), type=Json))
             if killed is None and len(chunks) == 5:
                 killed = await chosen_last(scene)
-                engine = killed.engine_pids()
-                await killed.program.kill()
-    assert engine
+                killed.program.process.kill()
+                turns.cancel()
+    assert killed is not None
+    assert await killed.program.exit_status() == -signal.SIGKILL
     assert await migrations(scene) == before + 1
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
     assert chunks[-1]["usage"]["completion_tokens"] == 1200
     assert "".join(choice["text"] for choice in choices) == undisturbed["choices"][0]["text"]
-    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in engine))
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in engines[killed.instance_id]))
 
 
 async def test_a_worker_whose_engine_dies_tells_its_requests_and_ends(scene_of_one: Scene) -> None:
@@ -89,6 +95,35 @@ async def test_a_worker_whose_engine_dies_tells_its_requests_and_ends(scene_of_o
             [output async for output in stream]
     assert await worker.program.exit_status() == 1
     assert "error: vLLM's processes are gone; its log says why" in worker.program.text
+
+
+@asynccontextmanager
+async def in_short_turns(pids: list[int]) -> AsyncIterator[asyncio.Task[None]]:
+    """Slow engines down until the task is cancelled: at its own pace one may be done before anybody reads a token."""
+
+    async def take_turns() -> None:
+        try:
+            while True:
+                send(signal.SIGSTOP, pids)
+                await asyncio.sleep(0.1)
+                send(signal.SIGCONT, pids)
+                await asyncio.sleep(0.01)
+        finally:
+            send(signal.SIGCONT, pids)
+
+    turns = asyncio.create_task(take_turns())
+    try:
+        yield turns
+    finally:
+        turns.cancel()
+        with suppress(asyncio.CancelledError):
+            await turns
+
+
+def send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def completion(token_ids: list[int], max_tokens: int) -> Json:
