@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "dynamo"
 #: Each package's layer. Within a layer, packages do not import each other.
 LAYERS = {
     "_core": 0,
+    "metrics": 1,
     "runtime": 2,
     "llm": 3,
     "sdk": 3,
