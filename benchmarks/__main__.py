@@ -17,6 +17,7 @@ from benchmarks import (
     hash,
     index,
     machine,
+    metrics,
     recover,
     replay,
     route,
@@ -42,9 +43,10 @@ _BENCHMARKS = {
     "replay": replay,
     "recover": recover,
     "vllm": vllm_routing,
+    "metrics": metrics,
 }
 #: These measure what the published system does not have.
-_WITHOUT_PEER = ("depends", "serve", "follow", "route", "replay", "recover", "vllm")
+_WITHOUT_PEER = ("depends", "serve", "follow", "route", "replay", "recover", "vllm", "metrics")
 _QUICK = {"window_s": 0.2, "runs": 1, "concurrency": [1, 4]}
 
 
@@ -101,7 +103,8 @@ _WHAT = (
     "route: a decision of the KV router, from the tokens of a prompt to one of 64 workers. "
     "replay: how long requests wait with each routing policy, on a virtual clock. "
     "recover: how soon a KV router is right again when it was killed, and when events were lost. "
-    "vllm: two real vLLM workers on this CPU, routed in turn and by their KV caches."
+    "vllm: two real vLLM workers on this CPU, routed in turn and by their KV caches. "
+    "metrics: an increment with labels attached, beside one of prometheus_client."
 )
 _EPILOG = "Figures are medians with [smallest-largest]; call differences below 1.5x ties on a shared machine."
 _started = time.monotonic()

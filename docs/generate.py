@@ -1,9 +1,13 @@
-"""Writes `cli.md`, the reference of the commands, from the commands themselves: `python docs/generate.py`."""
+"""Writes what the code says itself: `python docs/generate.py`.
+
+That is `cli.md`, the reference of the commands, and the folder `contracts`.
+"""
 
 from __future__ import annotations
 
 import enum
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ from dynamo.router._config import RouterOptions
 from dynamo.runtime._settings import Option, Settings, options_of
 
 PAGE = Path(__file__).with_name("cli.md")
+CONTRACTS = Path(__file__).with_name("contracts")
 HEAD = """\
 # The command line
 
@@ -228,5 +233,21 @@ def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[s
     return [*(f"| {' | '.join(row)} |" for row in cells), ""]
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Write everything, and remove what is no contract any more."""
+    from docs.contract_schemas import files
+
     PAGE.write_text(reference())
+    CONTRACTS.mkdir(exist_ok=True)
+    wanted = files()
+    for path in CONTRACTS.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        (CONTRACTS / name).write_text(text)
+
+
+if __name__ == "__main__":
+    # As a script it stands beside the others, and not in their package.
+    sys.path.insert(0, str(PAGE.parents[1]))
+    write()

@@ -22,6 +22,8 @@ LAYERS = {
     "router": 4,
     "transformers": 4,
     "vllm": 4,
+    # Who asks and who answers, in one process: of the components it needs the frontend and the engines.
+    "entrypoint": 4.6,
     # A cluster in one process: of the components it needs the simulated engine, and none needs it.
     "replay": 4.5,
     "cli": 5,

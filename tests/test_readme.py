@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
 
-DEMO, TEST, ACTIVATE, GREETER, SERVE, CALL, BY_HAND, RUN = BLOCKS
+DEMO, TEST, ACTIVATE, GREETER, SERVE, CALL, BY_HAND, ENGINE, RUN = BLOCKS
 
 
 def save(directory: Path, block: str) -> Path:
@@ -106,6 +106,24 @@ async def test_the_frontend_and_the_workers_run_by_hand(tmp_path: Path, tiny_mod
             response = await client.post("/v1/chat/completions", json=body, timeout=DEADLINE_S)
             assert response.status_code == 200, response.text
             assert response.json()["usage"]["completion_tokens"] == 4
+
+
+async def test_an_engine_of_ones_own_answers(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "my-model").symlink_to(tiny_model)
+    worker = save(tmp_path, ENGINE)
+    port = str(free_port())
+    frontend = [sys.executable, *BY_HAND.strip().splitlines()[1].replace("8000", port).split()[1:]]
+    async with (
+        running(*frontend, cwd=tmp_path, discovery=tmp_path / "discovery"),
+        running(sys.executable, str(worker), cwd=tmp_path, discovery=tmp_path / "discovery"),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        await models_are(client, {"parrot"})
+        body = {"model": "parrot", "prompt": "Hello there"}
+        response = await client.post("/v1/completions", json=body, timeout=DEADLINE_S)
+        assert response.status_code == 200, response.text
+        [choice] = response.json()["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("Hello there", "stop")
 
 
 async def models_are(client: httpx.AsyncClient, names: set[str]) -> None:

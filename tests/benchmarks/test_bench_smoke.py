@@ -58,6 +58,15 @@ def test_calls_through_depends_are_measured_beside_those_of_a_bare_client() -> N
             assert [row for row in rows if row.startswith(f"| {workload} ") and f" {way} |" in row]
 
 
+def test_increments_are_measured_beside_those_of_prometheus_and_judged() -> None:
+    printed = bench("metrics", "--quick")
+
+    for workload in ("counter, bound, in a scope", "counter, unbound, of an endpoint", "histogram, observe"):
+        for way in ("ours", "prometheus_client"):
+            assert [row for row in printed.splitlines() if row.startswith(f"| {workload} ") and f" {way} |" in row]
+    assert "target 1.5: " in printed
+
+
 def test_a_replay_measures_every_policy_on_every_trace() -> None:
     rows = bench("replay", "--quick").splitlines()
 

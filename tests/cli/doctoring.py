@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dynamo._core.discovery.file import FileDiscovery
 from dynamo.cli._app import app
-from dynamo.llm import ModelInput, ModelType, register_llm
+from dynamo.llm import ModelConfig, register_llm
 from dynamo.runtime import DistributedRuntime, Endpoint
 
 
@@ -46,8 +46,8 @@ async def worker(
     async with runtime:
         endpoint = runtime.endpoint(at)
         await endpoint.serve(serve_nothing)
-        kinds = ModelType.Chat | ModelType.Completions
-        await register_llm(ModelInput.Tokens, kinds, endpoint, str(model), "m", **card)  # type: ignore[arg-type]
+        config = {"path": model, "name": "m", "on_conflict": "wait", **card}
+        await register_llm(endpoint, ModelConfig.model_validate(config))
         yield endpoint
 
 

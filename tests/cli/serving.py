@@ -138,7 +138,7 @@ def environment_of(directory: Path) -> dict[str, str]:
     """The environment with a discovery directory of the test's own."""
     hidden = ("DYNAMO_", "DYN_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    return {**kept, "DYN_DISCOVERY": f"file://{directory}"}
+    return {**kept, "DYN_DISCOVERY": f"file://{directory}", "DYN_STRICT_CONTRACTS": "1"}
 
 
 def readme_commands(example: Path, program: str) -> list[list[str]]:

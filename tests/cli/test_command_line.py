@@ -157,3 +157,12 @@ class Gone(io.BytesIO):
 
 def test_a_reader_that_is_gone_is_no_error() -> None:
     Console(Gone(), Gone(), {}).say("hello")
+
+
+def test_commands_that_are_not_stable_say_so_in_the_list_and_in_their_help() -> None:
+    words = run.invoke(app, ["--help"], env=PLAIN).output.replace("│", " ").split()
+    listed = " ".join(words)
+    assert "compare policies. [beta]" in listed
+    assert "and keep it running. run" in listed
+    shown = " ".join(run.invoke(app, ["replay", "--help"], env=PLAIN).output.split())
+    assert "Beta since 0.1: it may change with a minor release." in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from dynamo.cli._env import gpus, packages, shown, variables
 run = CliRunner()
 
 
+#: None of the variables that are ours.
+NOTHING_SET = dict.fromkeys(name for name in os.environ if name.startswith(("DYN_", "DYNAMO_")))
+
+
 def test_the_text_has_a_block_for_each_subject() -> None:
-    result = run.invoke(app, ["env"])
+    result = run.invoke(app, ["env"], env=NOTHING_SET | {"HF_HUB_OFFLINE": "1"})
     assert result.exit_code == 0
     titles = [block.splitlines()[0] for block in result.output.split("\n\n")]
     assert titles == ["System", "Python", "Packages", "GPUs", "Planes in force", "Variables"]
@@ -37,6 +42,18 @@ def test_the_json_says_the_same_as_one_object(tmp_path: Path) -> None:
     assert report["planes"]["Discovery"] == f"file://{tmp_path}"
     assert report["variables"]["DYN_DISCOVERY"] == f"file://{tmp_path}"
     assert report["system"]["Kernel"]
+
+
+def test_variables_that_are_not_stable_or_that_nothing_reads_are_remarked_upon() -> None:
+    environ = NOTHING_SET | {"DYN_HTTP_PORT": "1", "DYN_ROUTER_TEMPERATURE": "0.5", "DYN_HTTP_PROT": "1"}
+    result = run.invoke(app, ["env"], env=environ)
+    assert result.output.endswith(
+        "\n\nOf these variables\n  DYN_HTTP_PROT: nothing reads it; did you mean DYN_HTTP_PORT?\n"
+        "  DYN_ROUTER_TEMPERATURE: beta\n"
+    )
+    report = json.loads(run.invoke(app, ["env", "--json"], env=environ).stdout)
+    assert report["remarks"]["DYN_ROUTER_TEMPERATURE"] == "beta"
+    assert "DYN_HTTP_PORT" not in report["remarks"]
 
 
 def test_a_setting_that_is_wrong_is_part_of_the_report() -> None:

@@ -20,7 +20,7 @@ from dynamo._core.address import EndpointId, registration_key
 from dynamo._core.discovery import open_discovery
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo.cli._llmctl_app import app
-from dynamo.cli._run_outputs import OneEndpoint
+from dynamo.entrypoint._one_endpoint import OneEndpoint
 from dynamo.llm._registration import Kind, Registration
 
 Llmctl = Callable[..., Result]

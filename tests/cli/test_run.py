@@ -17,8 +17,9 @@ from dynamo._core.address import MODEL_CARDS, EndpointId
 from dynamo._core.discovery.base import Put, Synced
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.errors import EngineShutdown
-from dynamo.cli._run_outputs import OneEndpoint, until_ended
-from dynamo.cli._run_terminal import shown_text
+from dynamo.entrypoint._answering import until_ended
+from dynamo.entrypoint._one_endpoint import OneEndpoint
+from dynamo.entrypoint._terminal import shown_text
 
 # A prompt that is piped in.
 
@@ -202,7 +203,9 @@ async def test_of_several_models_one_must_be_named(start: Start, environment: di
         await worker.line(f"serving the model '{name}'")
     done = await asyncio.to_thread(run, environment, "out=dyn", piped="hello")
     assert done.returncode == 2
-    assert done.stderr == "error: there are 2 models: choose one with --model-name (parrot, raven)\n"
+    assert (
+        done.stderr == "error: there are 2 models, parrot, raven: say in model_name (--model-name) which one to ask\n"
+    )
     named = await asyncio.to_thread(run, environment, "out=dyn", "--model-name", "raven", piped="hello")
     assert (named.returncode, named.stdout.strip()) == (0, "hello")
 

@@ -16,10 +16,10 @@ from tests.llm.scene import ScriptedEngine, World, forever, load_tokenizer, says
 
 from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown
-from dynamo.cli._run_batch import numbered_lines, run_batch
-from dynamo.cli._run_batch_report import Failed, Report, Result, Usage
-from dynamo.cli._run_options import RunOptions
-from dynamo.cli._run_outputs import Ended
+from dynamo.entrypoint._answering import Ended
+from dynamo.entrypoint._ask_options import AskOptions
+from dynamo.entrypoint._batch import numbered_lines, run_batch
+from dynamo.entrypoint._batch_report import Failed, Report, Result, Usage
 from dynamo.llm import EngineOutput, PreprocessedRequest
 from dynamo.runtime import DistributedRuntime
 
@@ -54,12 +54,8 @@ class EngineInTheTest:
         return EngineShutdown("the device is lost")
 
 
-def options(*, concurrency: int = 16, max_tokens: int | None = None, force: bool = False) -> RunOptions:
-    return RunOptions(
-        model_name=None, wait_s=0, request_timeout_s=DEADLINE_S, max_tokens=max_tokens, temperature=None,
-        http_host="", http_port=0, insecure=False, router_mode=None, concurrency=concurrency, output=None, force=force,
-        engine={}, given=frozenset(),
-    )  # fmt: skip
+def options(*, concurrency: int = 16, max_tokens: int | None = None, force: bool = False) -> AskOptions:
+    return AskOptions(request_timeout_s=DEADLINE_S, max_tokens=max_tokens, concurrency=concurrency, force=force)
 
 
 class CountingEngine(ScriptedEngine):
@@ -194,7 +190,10 @@ def test_results_are_not_overwritten_without_force(
     arguments = (f"in=batch:{file}", "out=echo", str(tiny_model), "--output")
     done = run(environment, *arguments, str(output))
     assert done.returncode == 2
-    assert done.stderr == f"error: '{output}' exists: overwrite it with --force, or give another one with --output\n"
+    assert (
+        done.stderr
+        == f"error: '{output}' exists: move it away, overwrite it with --force, or give another one with --output\n"
+    )
     assert output.read_text() == "precious\n"
     itself = run(environment, *arguments, str(file), "--force")
     assert itself.returncode == 2

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from dynamo._core.address import EndpointId
 from dynamo.cli._app import app
-from dynamo.cli._run_words import Batch, Http, Local, Remote, Text, WorkerAt, WrongUsage, parse_words
+from dynamo.cli._run_words import Batch, Http, Local, Remote, Text, WorkerAt, parse_words
+from dynamo.entrypoint._usage import WrongUsage
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,8 @@ from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown, InvalidArgument, Overloaded
 from dynamo.echo import EchoEngine
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
+from dynamo.llm._capabilities import KNOWN_CAPABILITIES
+from dynamo.llm._messages import OutputOptions
 from dynamo.mocker import MockerConfig, MockerEngine
 from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel, load_model
@@ -32,6 +34,9 @@ class OwnedEngine(Protocol):
     def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]: ...
 
     async def close(self) -> None: ...
+
+    @property
+    def capabilities(self) -> Sequence[str]: ...
 
     @property
     def num_requests_running(self) -> int: ...
@@ -179,6 +184,24 @@ async def test_an_answer_that_began_elsewhere_goes_on_as_if_nothing_had_happened
     rest.sampling_options = sampling
     rest.num_resumed_tokens = at
     assert await answer(engine, rest) == whole[at:]
+
+
+async def test_an_engine_does_what_it_says_that_it_can(engine: OwnedEngine) -> None:
+    assert set(engine.capabilities) <= set(KNOWN_CAPABILITIES)
+    request = greedy(PROMPTS[0], 7, ignore_eos=True)
+    request.output_options = OutputOptions(logprobs=0)
+    got = await read(engine, request)
+    assert all((output.log_probs is not None) == ("logprobs" in engine.capabilities) for output in got)
+
+    request = greedy(PROMPTS[0], 7, ignore_eos=True)
+    plain = await answer(engine, request)
+    # So much that a token which has come once comes again last of all.
+    request.sampling_options = SamplingOptions(temperature=0.0, presence_penalty=100.0, repetition_penalty=1.5)
+    assert (await answer(engine, request) != plain) == ("penalties" in engine.capabilities)
+
+    assert "seed" in engine.capabilities
+    request.sampling_options = SamplingOptions(temperature=1.0, seed=7)
+    assert await answer(engine, request) == await answer(engine, request)
 
 
 async def test_requests_that_run_together_get_what_each_gets_alone(engine: OwnedEngine) -> None:

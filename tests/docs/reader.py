@@ -31,7 +31,8 @@ PORT = re.compile(r"\b(?:80\d\d|90\d\d|2379|2380|4222)\b")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$|^(## [^\n]*)$", re.DOTALL | re.MULTILINE)
 _NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
 _SERVES = re.compile(
-    r"(?:\w+=\S+ )*(?:dynamo serve|dynamo route |python -m dynamo\.|python -m uvicorn |etcd |nats-server )"
+    r"(?:\w+=\S+ )*(?:dynamo serve|dynamo route |python \w+_worker\.py|python -m dynamo\.|python -m uvicorn |etcd |"
+    r"nats-server )"
 )
 _FAILURE = re.compile(r"^error: ", re.MULTILINE)
 _READY = re.compile(

@@ -10,7 +10,7 @@ from docs.generate import PAGE, reference
 from tests.docs.reader import Reader, blocks_of
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 _LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 
@@ -32,5 +32,5 @@ def test_the_index_names_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     links = _LINK.findall((DOCS / page).read_text())
-    missing = [link for link in links if "://" not in link and not (DOCS / link).exists()]
+    missing = [link for link in links if "://" not in link and not ((DOCS / page).parent / link).exists()]
     assert missing == []

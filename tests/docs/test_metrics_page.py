@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from dynamo.runtime import DistributedRuntime
 
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
-_NAMED = re.compile(r"`(dynamo_(?:component|client|transport)_[a-z_]+)`")
+_NAMED = re.compile(r"`(dynamo_(?:component|client|transport|metrics)_[a-z_]+)`")
 
 
 async def serve_nothing(request: object) -> object:
@@ -26,7 +26,7 @@ async def test_the_page_names_every_metric_of_the_runtime_and_no_other() -> None
         endpoint = runtime.endpoint("ns.comp.ep")
         await endpoint.serve(serve_nothing)
         await endpoint.client()
-        text = runtime.metrics.prepare()("application/openmetrics-text; version=1.0.0")[0].decode()
+        text = runtime.exposition.prepare()("application/openmetrics-text; version=1.0.0")[0].decode()
     families: Iterable[Metric] = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     exposed = [
         f"{family.name}_total" if family.type == "counter" else family.name

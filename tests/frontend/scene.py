@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -70,6 +70,9 @@ class FakeModels:
 
     def created_s(self, name: str) -> int:
         return 1
+
+    def user_data(self, name: str) -> Mapping[str, object]:
+        return {}
 
     def instances(self) -> dict[str, list[str]]:
         return {name: ["test/worker/generate/1"] for name in self.names()}

@@ -21,12 +21,14 @@ from dynamo.frontend._metrics import MigrationCollector
 from dynamo.frontend._serving import FrontendServer
 from dynamo.llm._migration import MigrationStats, MigrationType
 from dynamo.llm._openai import OpenAIRequest
+from dynamo.llm._response_check import Violation
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 #: What a frontend tells of its models. A dashboard that asks for one of these must go on to find it.
 GOLDEN = {
+    "dynamo_frontend_model_contract_violations",
     "dynamo_frontend_model_migration",
     "dynamo_frontend_model_migration_limit_exceeded",
     "dynamo_frontend_model_migration_max_seq_len_exceeded",
@@ -105,7 +107,7 @@ async def test_the_metrics_of_the_process_are_on_the_port_of_the_frontend_too() 
         url = await server.start(runtime)
         response = await client.get(f"{url}/metrics", headers={"accept": OPENMETRICS})
         await server.stop()
-        after = runtime.metrics.prepare()(OPENMETRICS)[0].decode()
+        after = runtime.exposition.prepare()(OPENMETRICS)[0].decode()
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.headers["cache-control"] == "no-store"
     families = families_of(response.text)
@@ -129,7 +131,8 @@ def test_migrations_are_counted_by_model_from_zero() -> None:
         for family in MigrationCollector(stats).collect()
         for sample in family.samples
     }
-    assert values == {
+    none: dict[tuple[str, ...], float] = {("contract_violations_total", MODEL, kind.value): 0 for kind in Violation}
+    assert values == none | {
         ("migration_total", MODEL, "new_request"): 0,
         ("migration_total", MODEL, "ongoing_request"): 2,
         ("migration_limit_exceeded_total", MODEL): 0,

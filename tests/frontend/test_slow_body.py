@@ -10,7 +10,7 @@ from starlette.types import Message
 from tests.sim.loop import SimLoop, run
 
 from dynamo.frontend._body import BODY_TIMEOUT_S, read_json
-from dynamo.frontend._errors import HttpError
+from dynamo.frontend._errors import HttpRuleError
 
 BODY = b'"slow"'
 SCOPE = {"type": "http", "headers": [(b"content-type", b"application/json")]}
@@ -40,6 +40,6 @@ def test_a_body_that_comes_slowly_and_in_time_is_read() -> None:
 
 
 def test_a_body_that_does_not_arrive_in_time_is_given_up() -> None:
-    with pytest.raises(HttpError, match="did not arrive within 30 s") as caught:
+    with pytest.raises(HttpRuleError, match="did not arrive within 30 s") as caught:
         read_slowly(BODY_TIMEOUT_S / (len(BODY) - 1))
     assert caught.value.status == 408

@@ -12,8 +12,10 @@ import msgspec
 from dynamo._core.context import Context
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.request_plane.inproc import InprocPlane
-from dynamo.llm import EngineOutput, ModelInput, ModelType, PreprocessedRequest, register_llm
+from dynamo.llm import EngineOutput, ModelConfig, ModelType, PreprocessedRequest, register_llm
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, ModelCard
+from dynamo.llm._model_config import OnConflict
 from dynamo.llm._models import ModelManager
 from dynamo.llm._tokenizer import Tokenizer
 from dynamo.runtime import DistributedRuntime
@@ -107,15 +109,20 @@ class World:
         context_length: int | None = None,
         kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
         endpoint: str = "test.worker.generate",
+        on_conflict: OnConflict = "refuse",
+        capabilities: list[str] | None = None,
+        router_config: RouterConfig | None = None,
     ) -> AsyncIterator[DistributedRuntime]:
         """A worker that is registered; it leaves at the end without draining."""
+        config = ModelConfig(
+            path=model_path, name=model, model_type=model_type, context_length=context_length,
+            kv_cache_block_size=kv_cache_block_size, on_conflict=on_conflict, capabilities=capabilities,
+            router_config=router_config,
+        )  # fmt: skip
         async with self.runtime() as runtime:
             at = runtime.endpoint(endpoint)
             served = await at.serve(engine.generate, request_type=PreprocessedRequest, drain_s=0.0)
-            await register_llm(
-                ModelInput.Tokens, model_type, at, str(model_path), model,
-                context_length=context_length, kv_cache_block_size=kv_cache_block_size,
-            )  # fmt: skip
+            await register_llm(at, config)
             yield runtime
             await served.close()
 

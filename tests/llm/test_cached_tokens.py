@@ -21,13 +21,17 @@ from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest, pa
 Json = dict[str, Any]
 
 
-def usage(cached_tokens: int | None) -> CompletionUsage:
+def usage(request: PreprocessedRequest, cached_tokens: int | None) -> CompletionUsage:
     details = None if cached_tokens is None else PromptTokensDetails(cached_tokens)
-    return CompletionUsage(9, 1, 10, prompt_tokens_details=details)
+    num_tokens = len(request.token_ids)
+    return CompletionUsage(num_tokens, 1, num_tokens + 1, prompt_tokens_details=details)
 
 
 def caches(cached_tokens: int | None) -> Script:
-    return says(EngineOutput([65], finish_reason="stop", completion_usage=usage(cached_tokens)))
+    async def script(request: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
+        yield EngineOutput([65], finish_reason="stop", completion_usage=usage(request, cached_tokens))
+
+    return script
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -74,8 +78,8 @@ async def test_an_engine_that_does_not_say_is_not_spoken_for(tiny_model: Path, s
 async def test_what_the_first_output_says_counts_for_an_answer_that_a_stop_string_cuts(tiny_model: Path) -> None:
     tokenizer = await load_tokenizer(tiny_model)
 
-    async def script(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
-        yield EngineOutput(tokenizer.encode_now("Ten ", add_special_tokens=False), completion_usage=usage(3))
+    async def script(request: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
+        yield EngineOutput(tokenizer.encode_now("Ten ", add_special_tokens=False), completion_usage=usage(request, 3))
         yield EngineOutput(tokenizer.encode_now("o'clock", add_special_tokens=False))
         await asyncio.Event().wait()
 
@@ -86,10 +90,10 @@ async def test_what_the_first_output_says_counts_for_an_answer_that_a_stop_strin
 async def test_a_prompt_counts_once_however_many_answers_it_has(tiny_model: Path) -> None:
     num_requests = 0
 
-    async def script(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
+    async def script(request: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         nonlocal num_requests
         num_requests += 1
-        yield EngineOutput([65], finish_reason="stop", completion_usage=usage(2))
+        yield EngineOutput([65], finish_reason="stop", completion_usage=usage(request, 2))
 
     got = await usage_of(script, tiny_model, completion(prompt=["It is late", "It is early"], n=3))
     assert num_requests == 6
@@ -99,9 +103,9 @@ async def test_a_prompt_counts_once_however_many_answers_it_has(tiny_model: Path
 async def test_of_a_request_that_moved_the_last_worker_says_it_and_only_of_the_prompt(tiny_model: Path) -> None:
     async def script(request: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         if not request.num_resumed_tokens:
-            yield EngineOutput([65, 66, 67], completion_usage=usage(1))
+            yield EngineOutput([65, 66, 67], completion_usage=usage(request, 1))
             raise Disconnected("the worker is gone")
-        yield EngineOutput([68], finish_reason="stop", completion_usage=usage(len(request.token_ids)))
+        yield EngineOutput([68], finish_reason="stop", completion_usage=usage(request, len(request.token_ids)))
 
     got = await usage_of(script, tiny_model, chat())
     assert got["prompt_tokens_details"] == {"cached_tokens": got["prompt_tokens"]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dynamo._core.address import INSTANCES, MODEL_CARDS
@@ -72,3 +74,49 @@ def test_a_worker_says_in_its_card_how_often_its_requests_may_move(tiny_model: P
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+STUBBORN_WORKER = """
+import sys
+from dynamo.echo import EchoEngine
+from dynamo.llm._worker import run_engine_worker
+from dynamo.llm._worker_options import WorkerOptions
+
+class Serving(EchoEngine):
+    async def ended(self):
+        print("serving", flush=True)
+        return await super().ended()
+
+async def start(path):
+    return Serving(max_context_length=int(sys.argv[3]))
+
+options = WorkerOptions(model_path=sys.argv[1], discovery=sys.argv[2], on_conflict=sys.argv[4])
+sys.exit(run_engine_worker(options, start))
+"""
+
+
+def test_a_worker_that_differs_ends_with_one_line_and_one_that_waits_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    discovery = f"file://{tmp_path}"
+    with working(tiny_model, discovery, "100", "refuse") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "serving\n"
+        refused = run(STUBBORN_WORKER, str(tiny_model), discovery, "200", "refuse")
+        assert refused.returncode == 1
+        (line,) = [one for one in refused.stderr.splitlines() if one.startswith("error: ")]
+        assert "differs from others at dynamo/backend/generate: its context length is 200, and that of worker" in line
+        assert refused.stderr.splitlines()[-1] == line
+        with working(tiny_model, discovery, "200", "wait") as waiting:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == "serving\n"
+
+
+@contextmanager
+def working(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A worker that serves until the block ends."""
+    command = [sys.executable, "-c", STUBBORN_WORKER, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(TIMEOUT_S)

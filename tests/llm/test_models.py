@@ -83,7 +83,7 @@ async def test_a_card_that_differs_is_refused_until_the_others_are_gone(
             await first.enter_async_context(world.worker(old, tiny_model, context_length=512))
             await until(lambda: models.names() == [MODEL])
             second = await first.enter_async_context(AsyncExitStack())
-            await second.enter_async_context(world.worker(new, tiny_model, context_length=256))
+            await second.enter_async_context(world.worker(new, tiny_model, context_length=256, on_conflict="wait"))
             await until(lambda: "is refused" in caplog.text)
             assert "its context length is 256, and that of the workers that serve it now is 512" in caplog.text
             for _ in range(4):
@@ -104,7 +104,7 @@ async def test_a_router_whose_model_is_replaced_does_not_hear_the_workers_that_f
         async with world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=16):
             await until(lambda: models.names() == [MODEL])
             second = await later.enter_async_context(
-                world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=32)
+                world.worker(ScriptedEngine(never), tiny_model, kv_cache_block_size=32, on_conflict="wait")
             )
             publisher = KvPublisher(second.endpoint("test.worker.generate"), kv_block_size=32)
             await until(lambda: "is refused" in caplog.text)
@@ -212,10 +212,9 @@ async def test_a_request_of_a_kind_that_the_model_does_not_answer_is_refused(tin
 
 async def test_cards_of_other_kinds_are_no_business_of_a_frontend(tiny_model: Path) -> None:
     world = World()
-    prefill = world.worker(
-        ScriptedEngine(never), tiny_model, model_type=ModelType.Prefill, endpoint="test.prefill.generate"
-    )
-    async with prefill, world.worker(ScriptedEngine(never), tiny_model), world.models() as models:
+    prefill = ModelCard.from_local_path(tiny_model, name=MODEL, model_type=ModelType.Prefill)
+    await world.discovery.put(EndpointId("test", "prefill", "generate").model_card_key(1), prefill.to_json())
+    async with world.worker(ScriptedEngine(never), tiny_model), world.models() as models:
         assert models.names() == [MODEL]
 
 

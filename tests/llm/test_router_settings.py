@@ -88,5 +88,5 @@ def test_a_graph_names_a_mode_or_options_without_their_prefix() -> None:
         "router_use_kv_events": False,
         "active_decode_blocks_threshold": 0.5,
     }
-    with pytest.raises(ConfigError, match="the router has no option 'mood'; it has active_"):
+    with pytest.raises(ConfigError, match=r"the router has no option 'mood'; did you mean 'mode'\? it has active_"):
         router_fields({"mood": "good"})

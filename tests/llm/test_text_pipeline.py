@@ -113,7 +113,8 @@ async def test_completions_add_up_too(tiny_model: Path) -> None:
     [
         ([], StreamIncomplete, "without a finish reason"),
         ([delta(content="x")], StreamIncomplete, "without a finish reason"),
-        ([delta("stop", 0), delta(index=1, content="x")], StreamIncomplete, "without a finish reason"),
+        ([delta("stop", 0), delta(index=1, content="x")], ProtocolError, "the index 1; there are 1"),
+        ([{"choices": [{"index": True, "delta": {}}]}], ProtocolError, "index True"),
         ([delta("stop"), delta(content="x")], ProtocolError, "after its finish reason"),
         ([{"choices": 5}], ProtocolError, "not a list of objects"),
         ([{"choices": [5]}], ProtocolError, "not a list of objects"),

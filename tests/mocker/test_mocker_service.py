@@ -12,7 +12,10 @@ from tests.sdk.world import World
 
 from dynamo._core.address import MODEL_CARDS
 from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo.echo import EchoEngine
+from dynamo.llm import ModelConfig, register_llm
 from dynamo.llm._model_card import ModelCard
+from dynamo.llm._register import serve_engine
 from dynamo.mocker import MockerWorker
 from dynamo.sdk import service
 
@@ -64,6 +67,29 @@ def test_settings_that_make_no_sense_are_refused_before_anything_starts() -> Non
         MockerWorker("model", block_size=0)
     with pytest.raises(ConfigError, match="startup_time_s=-1"):
         MockerWorker("model", startup_time_s=-1)
+    with pytest.raises(ConfigError, match="on_conflict='win': give 'refuse' or 'wait'"):
+        MockerWorker("model", on_conflict="win")
+
+
+@pytest.mark.parametrize("on_conflict", [None, "refuse", "wait"])
+async def test_beside_workers_that_differ_it_fails_or_waits_as_the_configuration_says(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, on_conflict: str | None
+) -> None:
+    said = {} if on_conflict is None else {"on-conflict": on_conflict}
+    section = {"model-path": str(tiny_model), "model-name": "mock", "block-size": 32, **said}
+    monkeypatch.setenv("DYNAMO_SERVICE_CONFIG", json.dumps({"Pretender": section}))
+    async with AsyncExitStack() as stack:
+        world = World(stack)
+        other = (await world.join()).endpoint("zoo.Pretender.generate")
+        await serve_engine(other, EchoEngine())
+        await register_llm(other, ModelConfig(path=tiny_model, name="mock", kv_cache_block_size=16))
+        if on_conflict != "wait":
+            with pytest.raises(ConfigError, match="its KV cache block size is 32"):
+                await world.run(Pretender)
+            return
+        await world.run(Pretender)
+        found = (await other.runtime.discovery.get_prefix(MODEL_CARDS)).values()
+        assert sorted(ModelCard.from_json(card).waits for card in found) == [False, True]
 
 
 async def test_its_labels_and_whether_it_tells_of_its_blocks_are_set_in_the_configuration(

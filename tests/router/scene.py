@@ -99,7 +99,7 @@ async def routing(cluster: Cluster, **options: object) -> AsyncIterator[Distribu
 async def until_waiting(router: DistributedRuntime, num: int) -> None:
     """Wait until so many requests wait in the router."""
     line = f'dynamo_component_router_queue_pending_requests{{model="mock",policy_class="default"}} {num:.1f}'
-    expose = router.metrics.prepare()
+    expose = router.exposition.prepare()
     async with asyncio.timeout(DEADLINE_S):
         while line not in expose("")[0].decode():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -133,6 +133,26 @@ async def test_frontends_are_told_of_a_router_in_another_namespace() -> None:
         assert card.runtime_config == {"routes_to": "test/worker/generate"}
 
 
+async def test_frontends_are_told_what_all_of_a_routers_workers_can_do() -> None:
+    cluster = Cluster()
+
+    async def told() -> list[str] | None:
+        (card,) = await cards(asker.runtime, "front")
+        return card.capabilities
+
+    async with asyncio.timeout(DEADLINE_S), instance(cluster), asking(cluster, namespace="front") as asker:
+        await until_cards(asker.runtime, "front", 1)
+        assert await told() is None
+        async with instance(cluster, capabilities=["seed", "logprobs"]):
+            while await told() != ["logprobs", "seed"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            async with instance(cluster, capabilities=["seed"]):
+                while await told() != ["seed"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            while await told() != ["logprobs", "seed"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
 async def test_frontends_are_not_told_of_a_router_beside_its_workers(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = Cluster()
@@ -181,7 +201,7 @@ async def test_what_it_has_counted_is_among_the_metrics_of_its_process() -> None
         await client.wait_for_instances(timeout_s=DEADLINE_S)
         async for _ in await client.generate(request(PROMPT)):
             pass
-        text = router.metrics.prepare()("")[0].decode()
+        text = router.exposition.prepare()("")[0].decode()
     labels = '{model="mock"}'
     for line in (
         f"dynamo_component_router_decisions_total{labels} 1.0",

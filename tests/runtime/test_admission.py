@@ -173,11 +173,18 @@ async def test_requests_that_wait_are_served_while_the_endpoint_drains(runtime: 
     await closing
 
 
-@pytest.mark.parametrize(("running", "queued", "queue_timeout_s"), [(0, 1, 1.0), (1, -1, 1.0), (1, 1, 0.0)])
+@pytest.mark.parametrize(
+    ("running", "queued", "queue_timeout_s", "message"),
+    [
+        (0, 1, 1.0, "max_concurrent_requests=0: give an integer of 1 or more, or None for any number"),
+        (1, -1, 1.0, "max_queued_requests=-1: give an integer of 0 or more, or None for 16"),
+        (1, 1, 0.0, "queue_timeout_s=0.0: give seconds, more than 0, or None for 10"),
+    ],
+)
 async def test_limits_that_make_no_sense_are_refused(
-    runtime: DistributedRuntime, running: int, queued: int, queue_timeout_s: float
+    runtime: DistributedRuntime, running: int, queued: int, queue_timeout_s: float, message: str
 ) -> None:
-    with pytest.raises(InvalidArgument, match=f"max_concurrent_requests={running}"):
+    with pytest.raises(InvalidArgument, match=message):
         await serve(runtime, Engine(), running=running, queued=queued, queue_timeout_s=queue_timeout_s)
 
 

@@ -262,9 +262,12 @@ async def test_the_older_names_of_a_client_mean_the_same(runtime: DistributedRun
     endpoint = runtime.endpoint("ns.comp.ep")
     served = await endpoint.serve(one)
     client = await endpoint.client()
-    assert await client.wait_for_endpoints() == [served.instance_id]
-    assert client.endpoint_ids() == [served.instance_id]
     assert [item async for item in await client.random(None, annotated=False)] == [1]
-    assert [item.data() async for item in await client.static(None)] == [1]
-    assert_type(client.endpoint_ids(), list[int])
-    assert_type(await client.static(None, annotated=False), ResponseStream[JsonValue])
+    with pytest.warns(DeprecationWarning, match="wait_for_endpoints is wait_for_instances now"):
+        assert await client.wait_for_endpoints() == [served.instance_id]
+    with pytest.warns(DeprecationWarning, match="endpoint_ids is instance_ids now"):
+        assert_type(ids := client.endpoint_ids(), list[int])
+    assert ids == [served.instance_id]
+    with pytest.warns(DeprecationWarning, match="use generate"):
+        assert_type(stream := await client.static(None, annotated=False), ResponseStream[JsonValue])
+    assert [item async for item in stream] == [1]

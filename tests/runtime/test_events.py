@@ -16,16 +16,15 @@ from tests.nats_server import nats_server
 
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo._core.event_plane.inproc import EventBus, InprocEventPlane
+from dynamo._internal import Component, Namespace
 from dynamo.runtime import (
     CannotConnect,
-    Component,
     DistributedRuntime,
     DynamoError,
     Endpoint,
     Event,
     Gap,
     InvalidArgument,
-    Namespace,
     Subscription,
 )
 

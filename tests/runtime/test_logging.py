@@ -244,3 +244,23 @@ for number in range(250):
         "WARNING dynamo.test: 150 lines like 'failed: %d' were left out",
     ]
     assert len(lines) == 250 + len(ours)
+
+
+def test_a_message_of_somebody_else_is_logged_with_its_origin() -> None:
+    program = """
+from dynamo.runtime.logging import log_message
+log_message("WARN", "100 % full", "engine.cache", "/src/cache.rs", 42)
+log_message("trace", "not at this level", "engine.cache", "/src/cache.rs", 43)
+"""
+    (line,) = logged(program)
+    assert re.fullmatch(UTC_TIME + " WARNING engine.cache: 100 % full", line)
+    (entry,) = map(json.loads, logged(program, "DYN_LOGGING_JSONL=1"))
+    assert (entry["target"], entry["file"], entry["line"]) == ("engine.cache", "/src/cache.rs", 42)
+    assert len(logged(program, "DYN_LOG=engine=debug")) == 2
+
+
+def test_log_message_is_where_others_import_it_from() -> None:
+    import dynamo._core
+    from dynamo.runtime.logging import log_message
+
+    assert dynamo._core.log_message is log_message

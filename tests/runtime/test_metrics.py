@@ -15,7 +15,7 @@ from dynamo._core import wire
 from dynamo._core.limits import EVENT_QUEUE_EVENTS_MAX
 from dynamo._core.request_plane import PlaneStats
 from dynamo.runtime import DistributedRuntime, DynamoError, EngineShutdown, Gap, HandlerError
-from dynamo.runtime._metrics import COLLECTORS_MAX
+from dynamo.runtime._exposition import COLLECTORS_MAX
 from dynamo.runtime._transport_metrics import TransportCollector
 
 DEADLINE_S = 10.0
@@ -30,7 +30,7 @@ async def runtime() -> AsyncIterator[DistributedRuntime]:
 
 def samples(runtime: DistributedRuntime) -> dict[tuple[str, str], float]:
     """Every sample by its name and its label, read by a strict parser."""
-    text = runtime.metrics.prepare()(OPENMETRICS)[0].decode()
+    text = runtime.exposition.prepare()(OPENMETRICS)[0].decode()
     families: Iterable[Metric] = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
@@ -70,12 +70,12 @@ async def test_what_is_added_is_exposed_until_it_is_removed(runtime: Distributed
     jobs: Counter = Counter("my_jobs", "Jobs that are done", ["kind"], registry=None)
     jobs.labels("odd").inc(3)
     fixed = Fixed("my_gauge", 1.5)
-    runtime.metrics.add(jobs)
-    runtime.metrics.add(fixed)
+    runtime.exposition.add(jobs)
+    runtime.exposition.add(fixed)
     numbers = samples(runtime)
     assert (numbers["my_jobs_total", "odd"], numbers["my_gauge", ""]) == (3, 1.5)
     for _ in range(2):
-        runtime.metrics.remove(fixed)
+        runtime.exposition.remove(fixed)
     assert ("my_gauge", "") not in samples(runtime)
 
 
@@ -89,7 +89,7 @@ async def test_a_name_counts_once_and_a_source_that_fails_costs_nobody_else_anyt
         Fixed("dynamo_transport_tcp_connections", 7),
         Fixed("last", 3),
     ):
-        runtime.metrics.add(source)
+        runtime.exposition.add(source)
     numbers = samples(runtime)
     assert (numbers["my_gauge", ""], numbers["last", ""]) == (1, 3)
     assert numbers["dynamo_transport_tcp_connections", ""] == 0
@@ -98,11 +98,46 @@ async def test_a_name_counts_once_and_a_source_that_fails_costs_nobody_else_anyt
     assert "no numbers" in caplog.text
 
 
+class Unwritable:
+    """A source of something that no text can say."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [None],
+        [GaugeMetricFamily("bad", "half of \ud800", 1)],
+        [GaugeMetricFamily("bad", "A number", "many")],  # type: ignore[arg-type]
+    ],
+)
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+async def test_what_cannot_be_written_costs_nobody_else_anything(
+    runtime: DistributedRuntime, accept: str, metrics: list[Metric], caplog: pytest.LogCaptureFixture
+) -> None:
+    for source in (Fixed("first", 1), Unwritable(metrics), Fixed("last", 3)):
+        runtime.exposition.add(source)
+    lines = runtime.exposition.prepare()(accept)[0].decode().splitlines()
+    assert {"first 1.0", "last 3.0"} <= set(lines)
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("source", [None, 3, object()])
+async def test_what_cannot_be_collected_from_is_not_added(runtime: DistributedRuntime, source: Unwritable) -> None:
+    with pytest.raises(TypeError, match=r"source=.* is of type \w+: give something with a collect\(\)"):
+        runtime.exposition.add(source)
+
+
 async def test_sources_are_bounded_in_number(runtime: DistributedRuntime) -> None:
     for number in range(COLLECTORS_MAX):
-        runtime.metrics.add(Fixed(f"gauge_{number}", 0))
+        runtime.exposition.add(Fixed(f"gauge_{number}", 0))
     with pytest.raises(DynamoError, match="collects several"):
-        runtime.metrics.add(Fixed("one_more", 0))
+        runtime.exposition.add(Fixed("one_more", 0))
 
 
 # What the planes have counted.

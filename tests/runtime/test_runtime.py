@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from dynamo._core.address import EndpointId
 from dynamo._core.context import Context
 from dynamo._core.discovery.memory import MemoryDiscovery
-from dynamo._core.errors import NotFound
+from dynamo._core.errors import DynamoError, NotFound
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo.runtime import (
     Annotated,
@@ -378,3 +378,15 @@ async def test_a_record_that_cannot_be_read_hides_nobody(
     client = await endpoint.client()
     assert client.instance_ids() == [served.instance_id]
     assert "it is not the record of an instance" in caplog.text
+
+
+async def test_a_runtime_joins_once() -> None:
+    async with DistributedRuntime(discovery="memory:", request_plane="inproc:") as runtime:
+        served = await runtime.serve("ns.comp.ep", lambda request: request)
+        with pytest.raises(DynamoError, match="has joined before: open a new one"):
+            async with runtime:
+                pass
+        assert served.is_open
+    with pytest.raises(DynamoError, match="has joined before: open a new one"):
+        async with runtime:
+            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo._core.errors import ConfigError
-from dynamo.runtime._settings import Settings, option, parse_bool, read_settings, required_option, secret_option
+from dynamo._core.stability import Tier
+from dynamo.runtime._settings import (
+    Settings,
+    option,
+    options_of,
+    parse_bool,
+    read_settings,
+    required_option,
+    secret_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +100,10 @@ def test_a_required_option_that_is_missing_is_named_with_its_variable() -> None:
         (["--loss", "1"], {}, "--loss is 1.0: it must be 0 or less"),
         (["--dtype", "int8"], {}, "--dtype='int8' must be one of auto, float32"),
         ([], {"DYN_DTYPE": "int8"}, "DYN_DTYPE='int8' must be one of auto, float32"),
-        (["--ports", "1"], {}, "unrecognized arguments: --ports 1"),
+        (["--ports", "1"], {}, "unrecognized arguments: --ports 1; did you mean --port? (--help shows every option)"),
+        (["--no-strikt"], {}, "unrecognized arguments: --no-strikt; did you mean --no-strict?"),
+        (["--zzz=1"], {}, "unrecognized arguments: --zzz=1 (--help shows every option)"),
+        (["word"], {}, "unrecognized arguments: word (--help shows every option)"),
         (["--por", "1"], {}, "unrecognized arguments: --por 1"),
         (["--port"], {}, "argument --port: expected one argument"),
     ],
@@ -145,3 +158,42 @@ def test_every_value_in_range_is_read_back(port: int, eager: bool) -> None:
 @pytest.mark.parametrize(("text", "value"), [("1", True), (" Yes ", True), ("off", False), ("FALSE", False)])
 def test_true_and_false_are_read_as_people_write_them(text: str, value: bool) -> None:
     assert parse_bool(text) is value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiered(Settings):
+    weight: float = option(1.0, "a weight", tier=Tier.BETA)
+    decay: float = option(0.0, "a decay", tier=Tier.EXPERIMENTAL)
+    other_decay: float | None = option(None, "another", tier=Tier.EXPERIMENTAL)
+    size: int = option(1, "a size")
+    key: str | None = secret_option("a key", tier=Tier.BETA)
+
+
+def test_help_says_which_options_are_not_stable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(Tiered, ["--help"], {}, prog="prog", description="It is.")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--weight N a weight [beta] [DYN_WEIGHT] (default: 1.0)" in shown
+    assert "--decay N a decay [experimental] [DYN_DECAY] (default: 0.0)" in shown
+    assert "--size N a size [DYN_SIZE] (default: 1)" in shown
+    assert "DYN_KEY: a key [beta]" in shown
+
+
+def test_an_option_has_the_tier_that_its_field_says() -> None:
+    tiers = [option.tier for option in options_of(Tiered)]
+    assert tiers == [Tier.BETA, Tier.EXPERIMENTAL, Tier.EXPERIMENTAL, Tier.STABLE, Tier.BETA]
+
+
+def test_an_experimental_option_that_is_used_says_so_once_wherever_it_comes_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        Tiered(weight=3.0, size=2)
+        assert caplog.messages == []
+        read_settings(Tiered, [], {"DYN_DECAY": "0.5"}, prog="prog", description="")
+        Tiered(decay=0.7)
+        Tiered(other_decay=0.1)
+    assert caplog.messages == [
+        "--decay (DYN_DECAY) is experimental: it may change, or go, with any release",
+        "--other-decay (DYN_OTHER_DECAY) is experimental: it may change, or go, with any release",
+    ]

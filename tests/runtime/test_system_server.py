@@ -374,6 +374,7 @@ async def test_a_strict_parser_reads_openmetrics(runtime: DistributedRuntime) ->
         "dynamo_client_quarantined",
         "dynamo_client_quarantined_instances",
         "dynamo_client_retries_left",
+        "dynamo_metrics_label_values_refused",
         "dynamo_transport_event_dropped",
         "dynamo_transport_event_missed",
         "dynamo_transport_event_published",

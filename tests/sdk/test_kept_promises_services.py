@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel
 from tests.sdk.world import DEADLINE_S, World
 
-from dynamo.runtime import Client, Component, DistributedRuntime
+from dynamo._internal import Component
+from dynamo.runtime import Client, DistributedRuntime
 from dynamo.sdk import (
     DynamoTransport,
     api,

@@ -106,7 +106,7 @@ async def test_shutdown_hooks_run_once_after_the_last_answer(world: World) -> No
     await runner.stop()
     assert events == ["answered", "end", "base end"]
     assert await call == ["a"]
-    assert dynamo_context == {}
+    assert not dynamo_context
 
 
 @service
@@ -163,7 +163,7 @@ async def test_a_removed_edge_is_falsy_in_a_running_service(world: World) -> Non
 
 
 def test_outside_a_service_the_context_says_that_it_is_empty() -> None:
-    assert dynamo_context == {}
+    assert not dynamo_context
     with pytest.raises(RuntimeError, match="worker_index is known only in a process that runs a service"):
         _ = server_context.worker_index
     with pytest.raises(RuntimeError, match="service_name is known only"):
@@ -251,7 +251,7 @@ async def test_no_shutdown_hook_keeps_another_from_running(world: World, error: 
     with pytest.raises((DynamoError, OSError)):
         await runner.stop()
     assert events == ["async end", "end"]
-    assert dynamo_context == {}
+    assert not dynamo_context
 
 
 @service
@@ -355,7 +355,7 @@ async def test_a_stop_that_is_cancelled_within_a_hook_runs_the_other_hooks(world
     with pytest.raises(asyncio.CancelledError):
         await stop
     assert events == ["last"]
-    assert dynamo_context == {}
+    assert not dynamo_context
 
 
 async def test_a_shutdown_hook_that_hangs_is_ended_and_told_of_and_the_others_run(world: World) -> None:

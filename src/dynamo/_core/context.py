@@ -108,16 +108,16 @@ class Context:
     ) -> None:
         if deadline is not None and math.isnan(deadline):
             raise InvalidArgument("the deadline of a request is a time of the loop's clock, not NaN")
-        self.request_id = id or f"{_random_bits(128):032x}"
+        self.request_id: str = id or f"{_random_bits(128):032x}"
         # A copy: the trace of each context is its own.
         self._metadata: dict[str, str] = dict(metadata) if metadata else {}
         self._trace: Trace | None = None
         # The trace that the metadata tells of.
         self._told: Trace | None = None
         #: `loop.time()` at which the request's time is up; None: never.
-        self.deadline = deadline
+        self.deadline: float | None = deadline
         #: True once nobody in this process works on the request any more.
-        self.is_over = False
+        self.is_over: bool = False
         self._stopped = False
         self._killed = False
         # Called with `killed` when the request is stopped, and again when it is killed after that.

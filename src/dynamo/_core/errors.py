@@ -23,6 +23,7 @@ from dynamo._core.limits import (
     ERROR_MESSAGE_CHARS_MAX,
     ITEM_OVERHEAD_BYTES,
 )
+from dynamo._core.stability import stable
 
 #: The detail of a refusal that its sender was given by somebody else, and passes on: the sender may have begun.
 RELAYED = "relayed"
@@ -30,6 +31,7 @@ RELAYED = "relayed"
 Detail = str | int | float
 
 
+@stable(since="0.1")
 class DynamoError(Exception):
     """Anything that goes wrong in the system; `details` keeps the parts of the message."""
 
@@ -44,6 +46,7 @@ class DynamoError(Exception):
         self.details = details
 
 
+@stable(since="0.1")
 class InvalidArgument(DynamoError):
     """The request is wrong, and would be wrong anywhere."""
 
@@ -56,6 +59,7 @@ class NotFound(DynamoError):
     code = "not_found"
 
 
+@stable(since="0.1")
 class NoInstances(DynamoError):
     """Nothing serves this endpoint right now."""
 
@@ -68,6 +72,7 @@ class NoWorkerFits(NoInstances):
     code = "no_worker_fits"
 
 
+@stable(since="0.1")
 class CannotConnect(DynamoError):
     """The peer could not be reached; it has seen nothing of the request."""
 
@@ -86,24 +91,28 @@ class IncompatibleVersion(CannotConnect):
     code = "incompatible_version"
 
 
+@stable(since="0.1")
 class Disconnected(DynamoError):
     """The peer was lost while the request ran."""
 
     code = "disconnected"
 
 
+@stable(since="0.1")
 class Stalled(Disconnected):
     """The peer is there as far as anybody can see, but says nothing: it is stopped, or no item came in time."""
 
     code = "stalled"
 
 
+@stable(since="0.1")
 class StreamIncomplete(DynamoError):
     """A stream ended without its final frame, or with items missing."""
 
     code = "stream_incomplete"
 
 
+@stable(since="0.1")
 class DeadlineExceeded(DynamoError):
     """The request's time was up, or its reader has taken nothing for too long."""
 
@@ -116,6 +125,7 @@ class Cancelled(DynamoError):
     code = "cancelled"
 
 
+@stable(since="0.1")
 class Overloaded(DynamoError):
     """A limit is reached, and the request has not begun; try again later, or elsewhere."""
 
@@ -142,12 +152,14 @@ class RouterQueueLimitExceeded(Overloaded):
         self.limit = details.get("limit")
 
 
+@stable(since="0.1")
 class WorkerUnavailable(DynamoError):
     """The instance is alive but does not take this request: it has not begun there."""
 
     code = "worker_unavailable"
 
 
+@stable(since="0.1")
 class EngineShutdown(DynamoError):
     """The instance stopped before the request was done."""
 
@@ -166,6 +178,7 @@ class ConfigError(DynamoError):
     code = "config_error"
 
 
+@stable(since="0.1")
 class HandlerError(DynamoError):
     """The code that serves an endpoint raised; `type_name` is the class of what it raised."""
 
@@ -173,12 +186,13 @@ class HandlerError(DynamoError):
 
     def __init__(self, message: str, /, **details: Detail) -> None:
         super().__init__(message, **details)
-        self.type_name = str(details.get("type_name", "Exception"))
+        self.type_name: str = str(details.get("type_name", "Exception"))
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.message}"
 
 
+@stable(since="0.1")
 class WireError(msgspec.Struct, array_like=True, frozen=True):
     """One layer of an error on the wire."""
 

@@ -33,6 +33,7 @@ from dynamo._core.limits import (
     METADATA_ENTRIES_MAX,
     SMALL_FRAME_BYTES_MAX,
 )
+from dynamo._core.stability import stable
 
 #: Another major version is another language. A minor one adds fields and messages that others may ignore.
 PROTOCOL_MAJOR = 1
@@ -50,6 +51,7 @@ _ARRAY_32 = 0xDD
 _TLS_MAGICS = (0x1603, 0x1503)
 
 
+@stable(since="0.1")
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """The first message in each direction: who speaks, and which protocol.
 
@@ -62,6 +64,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=1):
     nonce: bytes = b""
 
 
+@stable(since="0.1")
 class Request(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Opens a stream. `timeout_s` is what is left of the deadline: clocks differ, durations do not."""
 
@@ -74,6 +77,7 @@ class Request(msgspec.Struct, array_like=True, frozen=True, tag=2):
     metadata: Annotated[dict[str, str], Meta(max_length=METADATA_ENTRIES_MAX)] = {}
 
 
+@stable(since="0.1")
 class Items(msgspec.Struct, array_like=True, tag=3):
     """Some items of one stream; `index` is the position of the first of them."""
 
@@ -82,6 +86,7 @@ class Items(msgspec.Struct, array_like=True, tag=3):
     items: Annotated[list[bytes], Meta(max_length=FRAME_PARTS_MAX)]
 
 
+@stable(since="0.1")
 class Final(msgspec.Struct, array_like=True, frozen=True, tag=4):
     """The stream is complete and had `count` items."""
 
@@ -89,6 +94,7 @@ class Final(msgspec.Struct, array_like=True, frozen=True, tag=4):
     count: int
 
 
+@stable(since="0.1")
 class Error(msgspec.Struct, array_like=True, frozen=True, tag=5):
     """The stream ended after `count` items with an error: its layers, outermost first."""
 
@@ -97,6 +103,7 @@ class Error(msgspec.Struct, array_like=True, frozen=True, tag=5):
     layers: Annotated[list[WireError], Meta(max_length=ERROR_LAYERS_READ_MAX)]
 
 
+@stable(since="0.1")
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=6):
     """The caller wants no more. `kill` false asks for a soft end."""
 
@@ -104,6 +111,7 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=6):
     kill: bool = True
 
 
+@stable(since="0.1")
 class Credit(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """The reader has consumed this many bytes more; the producer may send as many."""
 
@@ -111,10 +119,12 @@ class Credit(msgspec.Struct, array_like=True, frozen=True, tag=7):
     size_bytes: int
 
 
+@stable(since="0.1")
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, tag=8):
     """Nothing to say, still alive."""
 
 
+@stable(since="0.1")
 class Proof(msgspec.Struct, array_like=True, frozen=True, tag=9):
     """The answer to the nonce in the peer's hello."""
 

@@ -62,13 +62,14 @@ def env(
     """Show what a bug report needs: the system, Python, packages, GPUs and the settings in force.
 
     Values of variables that look secret are shown as `***`, as are users and passwords in URLs; values that
-    are whole documents are left out. Look through the rest before you publish it.
+    are whole documents are left out. Look through the rest before you publish it. What is said of variables is which
+    of them are not stable, and which nothing reads.
     """
     report = sections(os.environ)
     if as_json:
         typer.echo(json.dumps({section.key: dict(section.values) for section in report}, indent=2))
     else:
-        typer.echo("\n\n".join("\n".join(section.lines()) for section in report))
+        typer.echo("\n\n".join("\n".join(section.lines()) for section in report if section.values))
 
 
 def sections(environ: Mapping[str, str]) -> list[Section]:
@@ -80,6 +81,7 @@ def sections(environ: Mapping[str, str]) -> list[Section]:
         Section("gpus", "GPUs", gpus(_NVIDIA_SMI)),
         Section("planes", "Planes in force", _planes(environ)),
         Section("variables", "Variables", variables(environ)),
+        Section("remarks", "Of these variables", _remarks(environ)),
     ]
 
 
@@ -197,6 +199,12 @@ def _in_force(url_from_env: Callable[[Mapping[str, str]], str], environ: Mapping
         return _masked(url_from_env(environ))
     except ConfigError as error:
         return f"error: {_masked(error.message)}"
+
+
+def _remarks(environ: Mapping[str, str]) -> dict[str, str | None]:
+    from dynamo.cli._options import remarks  # what it asks takes a second to import
+
+    return dict(remarks(sorted(environ)))
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str | None]:

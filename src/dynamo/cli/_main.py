@@ -6,9 +6,12 @@ import importlib
 import os
 import sys
 
+from dynamo._core.stability import stable
+
 INTERRUPTED = 130
 
 
+@stable(since="0.1")
 def main() -> None:
     """Run the command that the command line names."""
     start("dynamo.cli._app")

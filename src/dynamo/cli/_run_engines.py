@@ -8,18 +8,9 @@ from dataclasses import dataclass, fields
 from dynamo._core.address import EndpointId
 from dynamo.cli._run_options import FlagValue
 from dynamo.cli._run_words import Local
-from dynamo.llm._worker import StartEngine
+from dynamo.entrypoint._engines import LocalEngine, echo_engine, transformers_engine
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime._settings import read_settings
-
-
-@dataclass(frozen=True)
-class LocalEngine:
-    """An engine that has not started yet."""
-
-    options: WorkerOptions
-    start: StartEngine
-    needs_weights: bool
 
 
 @dataclass(frozen=True)
@@ -60,20 +51,19 @@ def _kind(local: Local) -> _Kind:
 
 
 def _echo() -> _Kind:
-    from dynamo.echo.__main__ import EchoOptions, main, start_engine
+    from dynamo.echo.__main__ import EchoOptions, main
 
     def prepare(flags: Sequence[str], environ: Mapping[str, str]) -> LocalEngine:
-        options = read_settings(EchoOptions, flags, environ, prog="dynamo run out=echo", description="")
-        return LocalEngine(options, start_engine(options), needs_weights=False)
+        return echo_engine(read_settings(EchoOptions, flags, environ, prog="dynamo run out=echo", description=""))
 
     return _Kind(EchoOptions, prepare, main)
 
 
 def _transformers() -> _Kind:
-    from dynamo.transformers.__main__ import TransformersOptions, main, start_engine
+    from dynamo.transformers.__main__ import TransformersOptions, main
 
     def prepare(flags: Sequence[str], environ: Mapping[str, str]) -> LocalEngine:
         options = read_settings(TransformersOptions, flags, environ, prog="dynamo run out=transformers", description="")
-        return LocalEngine(options, start_engine(options), needs_weights=True)
+        return transformers_engine(options)
 
     return _Kind(TransformersOptions, prepare, main)

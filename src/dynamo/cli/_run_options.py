@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamo.cli._run_words import Batch, Http, Input, Output, Remote, Text, WrongUsage
+from dynamo.cli._run_words import Batch, Http, Input, Output, Remote, Text
+from dynamo.entrypoint._ask_options import AskOptions
+from dynamo.entrypoint._usage import WrongUsage
 
 FlagValue = str | int | float
 
@@ -31,6 +33,18 @@ class RunOptions:
     engine: Mapping[str, FlagValue]
     #: The names of all that were given on the command line.
     given: frozenset[str]
+
+    @property
+    def asking(self) -> AskOptions:
+        """How this process asks, with in=text and in=batch."""
+        return AskOptions(
+            request_timeout_s=self.request_timeout_s,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            concurrency=self.concurrency,
+            output=self.output,
+            force=self.force,
+        )
 
 
 #: Options that belong to some inputs only.

@@ -9,8 +9,11 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.cli._run_engines import engine_fields, prepare, run_worker
 from dynamo.cli._run_options import RunOptions, refuse_useless
-from dynamo.cli._run_outputs import Answering, EngineHere, WorkersElsewhere
-from dynamo.cli._run_words import Batch, Http, Input, Local, Output, Text, WorkerAt, WrongUsage, parse_words
+from dynamo.cli._run_words import Batch, Http, Input, Local, Output, Text, WorkerAt, parse_words
+from dynamo.cli._run_workers import WorkersElsewhere
+from dynamo.entrypoint._answering import Answering
+from dynamo.entrypoint._usage import WrongUsage
+from dynamo.entrypoint._who import EngineHere
 from dynamo.runtime._logging import LEVEL_VARIABLE, set_up_logging
 from dynamo.runtime._process import failed
 from dynamo.runtime._settings import USAGE
@@ -57,13 +60,13 @@ def _work(
         return serve_http(answering, frontend_config(answering, options, environ))
     set_up_logging({**environ, LEVEL_VARIABLE: environ.get(LEVEL_VARIABLE) or _QUIET})
     if isinstance(asks, Batch):
-        from dynamo.cli._run_batch import output_file, run_batch
+        from dynamo.entrypoint._batch import output_file, run_batch
 
-        return run_batch(answering, asks.file, output_file(asks.file, options), options)
+        return run_batch(answering, asks.file, output_file(asks.file, options.asking), options.asking)
     assert isinstance(asks, Text)
-    from dynamo.cli._run_text import run_text
+    from dynamo.entrypoint._text import run_text
 
-    return run_text(answering, options)
+    return run_text(answering, options.asking)
 
 
 def _run(work: Coroutine[object, object, int]) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo._core.address import EndpointId
-from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo._core.errors import InvalidArgument
+from dynamo.entrypoint._usage import WrongUsage
 
 INPUTS = "in=text, in=http, in=batch:FILE.jsonl or in=dyn://NAMESPACE.COMPONENT.ENDPOINT"
 OUTPUTS = "out=echo, out=transformers, out=dyn or out=dyn://NAMESPACE.COMPONENT.ENDPOINT"
@@ -20,10 +21,6 @@ _COMPONENT_AND_ENDPOINT = ("backend", "generate")
 #: Why an engine without a model needs one.
 _ECHO_NEEDS = {"echo": ": it answers with the prompt, in the tokens of that model; weights are not needed"}
 _KEYED = re.compile(r"[A-Za-z_-]+=.*", re.DOTALL)
-
-
-class WrongUsage(ConfigError):
-    """The command line is wrong."""
 
 
 @dataclass(frozen=True)

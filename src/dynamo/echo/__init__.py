@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EchoEngine", "EchoWorker"]
 
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
-def __getattr__(name: str) -> object:
-    if name == "EchoWorker":
-        from dynamo.echo._service import EchoWorker
+    def __getattr__(name: str) -> object:
+        if name == "EchoWorker":
+            from dynamo.echo._service import EchoWorker
 
-        return EchoWorker
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return EchoWorker
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, EngineShutdown, InvalidArgument, Overloaded
+from dynamo._core.stability import beta
 from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, PreprocessedRequest
 
 MAX_NUM_SEQS = 4096
@@ -21,10 +22,13 @@ MAX_CONTEXT_LENGTH = 131072
 WAITING_PER_SEQ_MAX = 32
 
 
+@beta(since="0.1")
 class EchoEngine:
-    """Says the prompt back, `delay_s` between tokens.
+    """Says the prompt back, `delay_s` (seconds) between tokens.
 
-    With a delay of 0 it still lets the loop turn once per token, as an engine with a model would.
+    With a delay of 0 it still lets the loop turn once per token, as an engine with a model would. At most
+    `max_num_seqs` requests run at a time, and 32 times as many wait. `max_context_length` is how many tokens a prompt
+    and its answer may have together. Raises `ConfigError` for a delay below 0, or no place for any request.
     """
 
     def __init__(
@@ -43,15 +47,26 @@ class EchoEngine:
         self._queue: deque[asyncio.Future[bool]] = deque()
 
     @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask for: equal ones get equal answers, and nothing is kept that tenants could share."""
+        return ["seed", "cache_salt"]
+
+    @property
     def num_requests_running(self) -> int:
+        """Requests that are being answered now."""
         return self._num_running
 
     @property
     def num_requests_waiting(self) -> int:
+        """Requests that wait for a place."""
         return sum(not place.done() for place in self._queue)
 
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Yield the prompt's tokens. The last output has the reason and the usage."""
+        """Yield the prompt's tokens. The last output has the reason and the usage.
+
+        Raises `InvalidArgument` for a request that it cannot answer, `Overloaded` if too many wait already, and
+        `EngineShutdown` when it is closed.
+        """
         prompt, stop, max_tokens = request.token_ids, request.stop_conditions, self._max_tokens(request)
         # What another worker has said of the answer already is at the end of the prompt.
         begin = max(0, request.num_resumed_tokens)

@@ -6,22 +6,32 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from dynamo._core.context import Context
+from dynamo._core.stability import stable
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm import EngineOutput
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
 from dynamo.llm._served_model import ServedModel
 from dynamo.llm._worker_labels import worker_labels
+from dynamo.llm._worker_options import REFUSE, check_on_conflict
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
 
 
+@stable(since="0.1")
 class EchoWorker:
     """Serves a model that answers with its prompt:
 
     @service(dynamo={"namespace": "demo"})
     class Worker(EchoWorker): ...
 
-    The parameters of the constructor come from the service's section of the configuration.
+    The parameters of the constructor come from the service's section of the configuration. `token_delay_s` is
+    how many seconds there are between tokens, and `max_num_seqs` how many requests run at a time.
+
+    `context_length` (without one, the model's) is how many tokens a prompt and its answer may have together,
+    `migration_limit` how often a request may move on when its worker is lost, and `device_weight` (without one, 1) the
+    worker's share of the requests where the router mode is device-aware-weighted. `taints` are labels that requests may
+    require or prefer. Where other workers of the model differ from this one, it does not start; with `on_conflict`
+    "wait" it does, and gets no requests until they are gone. Raises `ConfigError` for settings that make no sense.
     """
 
     def __init__(
@@ -34,6 +44,7 @@ class EchoWorker:
         migration_limit: int = MIGRATION_LIMIT,
         taints: str | Sequence[str] = (),
         device_weight: float | None = None,
+        on_conflict: str = REFUSE,
     ) -> None:
         self.model_path = model_path
         self.model_name = model_name
@@ -41,7 +52,8 @@ class EchoWorker:
         self.max_num_seqs = max_num_seqs
         self.context_length = context_length
         self.migration_limit = migration_limit
-        self.labels = worker_labels(taints, device_weight)
+        self.labels: dict[str, object] = worker_labels(taints, device_weight)
+        self.on_conflict: str = check_on_conflict(on_conflict)
         self._model: ServedModel | None = None
 
     @async_on_start
@@ -55,7 +67,13 @@ class EchoWorker:
         endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
         name = self.model_name or default_model_name(self.model_path)
         self._model = await ServedModel.start(
-            engine, endpoint, path, name, migration_limit=self.migration_limit, labels=self.labels
+            engine,
+            endpoint,
+            path,
+            name,
+            migration_limit=self.migration_limit,
+            labels=self.labels,
+            on_conflict=self.on_conflict,
         )
 
     @dynamo_endpoint()

@@ -1,19 +1,26 @@
-"""The OpenAI-compatible HTTP frontend: `python -m dynamo.frontend`, or `Frontend` in a graph."""
+"""The OpenAI-compatible HTTP frontend: `python -m dynamo.frontend`, `Frontend` in a graph, `HttpService` in a program.
+
+They are imported when they are asked for: the command needs no SDK, and starts sooner without it.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dynamo.frontend._http_service import HttpService
     from dynamo.frontend._service import Frontend
 
-__all__ = ["Frontend"]
+__all__ = ["Frontend", "HttpService"]
 
+#: Where each name is.
+_LAZY = {"Frontend": "_service", "HttpService": "_http_service"}
 
-def __getattr__(name: str) -> object:
-    # On first use: the command needs no SDK, and starts sooner without it.
-    if name == "Frontend":
-        from dynamo.frontend._service import Frontend
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
-        return Frontend
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -16,7 +16,7 @@ from dynamo._core.errors import DynamoError
 from dynamo._core.trace import trace_metadata
 from dynamo.frontend._active import ActiveRequest, ActiveRequests, ClientGone
 from dynamo.frontend._body import request_id_of
-from dynamo.frontend._errors import HttpError, status_of
+from dynamo.frontend._errors import HttpRuleError, status_of
 from dynamo.frontend._reply import Reply
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class AnsweringRoute(ABC):
         reply = Reply(send, context.request_id)
         try:
             if scope["method"] != "POST":
-                raise HttpError(405, "method_not_allowed", f"{scope['path']} takes POST only", allow="POST")
+                raise HttpRuleError(405, "method_not_allowed", f"{scope['path']} takes POST only", allow="POST")
             with self._active.begin(request_id_of(scope) or context.request_id) as request:
                 context.request_id, context.deadline = request.request_id, request.deadline
                 reply = Reply(send, context.request_id)

@@ -19,7 +19,7 @@ from dynamo.frontend._active import ActiveRequests
 from dynamo.frontend._common_routes import CommonRoutes, error_response, no_route
 from dynamo.frontend._openai_routes import GenerateRoute, Models
 from dynamo.llm._openai import ChatRequest, CompletionRequest
-from dynamo.runtime._metrics import Expose
+from dynamo.runtime._exposition import Expose
 
 BODY_SIZE_BYTES_MAX = 32 << 20
 REQUEST_TIMEOUT_S = 600.0
@@ -75,8 +75,16 @@ class FrontendApp:
             return error_response(error)
         return JSONResponse(self._model(name))
 
-    def _model(self, name: str) -> dict[str, str | int]:
-        return {"id": name, "object": "model", "created": self._models.created_s(name), "owned_by": "dynamo"}
+    def _model(self, name: str) -> dict[str, object]:
+        model: dict[str, object] = {
+            "id": name,
+            "object": "model",
+            "created": self._models.created_s(name),
+            "owned_by": "dynamo",
+        }
+        if user_data := self._models.user_data(name):
+            model["user_data"] = user_data
+        return model
 
     async def _health(self, _: Request) -> Response:
         """Ready means that a request could be answered now; a discovery that is away changes nothing in that.

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope
 
 from dynamo._core.errors import InvalidArgument
 from dynamo.frontend._active import ClientGone
-from dynamo.frontend._errors import HttpError
+from dynamo.frontend._errors import HttpRuleError
 from dynamo.frontend._json import loads
 
 #: A body that takes longer to arrive is given up.
@@ -36,9 +36,9 @@ async def read_json(scope: Scope, receive: Receive, size_bytes_max: int) -> Json
     """Return the body, which must be JSON of at most `size_bytes_max` bytes."""
     content_type = _header(scope, b"content-type")
     if content_type is None or not _JSON.fullmatch(content_type.strip()):
-        raise HttpError(415, "unsupported_media_type", "send the body as 'Content-Type: application/json' in UTF-8")
+        raise HttpRuleError(415, "unsupported_media_type", "send the body as 'Content-Type: application/json' in UTF-8")
     if (_header(scope, b"content-encoding") or b"identity").lower() != b"identity":
-        raise HttpError(
+        raise HttpRuleError(
             415, "unsupported_media_type", "send the body uncompressed: 'Content-Encoding' is not supported"
         )
     return loads(await read_body(scope, receive, size_bytes_max))
@@ -53,7 +53,7 @@ async def read_body(scope: Scope, receive: Receive, size_bytes_max: int) -> byte
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await _read(receive, size_bytes_max)
     except TimeoutError:
-        raise HttpError(408, "request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+        raise HttpRuleError(408, "request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
 
 
 async def _read(receive: Receive, size_bytes_max: int) -> bytes:
@@ -72,8 +72,10 @@ async def _read(receive: Receive, size_bytes_max: int) -> bytes:
             return b"".join(parts)
 
 
-def _too_large(size_bytes_max: int) -> HttpError:
-    return HttpError(413, "body_too_large", f"the body is larger than {size_bytes_max} bytes (DYN_HTTP_BODY_LIMIT_MB)")
+def _too_large(size_bytes_max: int) -> HttpRuleError:
+    return HttpRuleError(
+        413, "body_too_large", f"the body is larger than {size_bytes_max} bytes (DYN_HTTP_BODY_LIMIT_MB)"
+    )
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

@@ -8,9 +8,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dynamo._core.errors import DynamoError
-from dynamo.frontend._errors import HttpError, body_of, headers_of, status_of
+from dynamo.frontend._errors import HttpRuleError, body_of, headers_of, status_of
 from dynamo.frontend._explain import Routers, decisions_on, recent_decisions
-from dynamo.runtime._metrics import Expose
+from dynamo.runtime._exposition import Expose
 
 
 class CommonRoutes:
@@ -55,9 +55,9 @@ async def no_route(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         message = f"{request.url.path} does not take {request.method}"
-        return error_response(HttpError(405, "method_not_allowed", message, allow=allow))
+        return error_response(HttpRuleError(405, "method_not_allowed", message, allow=allow))
     message = f"Route not found: {request.method} {request.url.path}"
-    return error_response(HttpError(error.status_code, "not_found", message))
+    return error_response(HttpRuleError(error.status_code, "not_found", message))
 
 
 def error_response(error: DynamoError) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynamo._core.stability import Tier
 from dynamo.llm._router_settings import RouterSettings
 from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option
 
@@ -35,7 +36,9 @@ class _ServerSettings(Settings):
         None, "requests with more tokens than this, in prompt and answer together, stay where they are", least=1
     )
     request_trace: str | None = option(
-        None, "write when requests came and which blocks of their prompts are equal to this FILE, for dynamo replay"
+        None,
+        "write when requests came and which blocks of their prompts are equal to this FILE, for dynamo replay",
+        tier=Tier.BETA,
     )
     drain_s: float = option(30.0, "seconds that running requests get to finish at shutdown", least=0, most=86400)
     http_keep_alive_s: float = option(75.0, "seconds after which an idle connection is closed", least=1, most=86400)

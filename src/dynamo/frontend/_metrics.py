@@ -38,3 +38,9 @@ class MigrationCollector:
             for model, count in list(counts.items()):
                 family.add_metric([model], count)
             yield family
+        broken = CounterMetricFamily(
+            f"{PREFIX}contract_violations", "What workers did wrong in their answers", labels=["model", "kind"]
+        )
+        for (model, violation), count in list(self._stats.contracts.violations.items()):
+            broken.add_metric([model, violation.value], count)
+        yield broken

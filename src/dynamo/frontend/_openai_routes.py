@@ -5,6 +5,7 @@ What happens per token is one `send` of everything that is ready, and nothing in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -34,6 +35,9 @@ class Models(Protocol):
 
     def created_s(self, name: str) -> int:
         """When this model came, in seconds of the Unix clock."""
+
+    def user_data(self, name: str) -> Mapping[str, object]:
+        """What whoever registered a model says of it; empty if nothing."""
 
     def instances(self) -> dict[str, list[str]]:
         """The live instances of each model."""

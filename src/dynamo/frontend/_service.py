@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from dynamo._core.stability import stable
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
 from dynamo.llm._router_settings import router_fields
@@ -13,14 +14,24 @@ from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, readin
 logger = logging.getLogger(__name__)
 
 
+@stable(since="0.1")
 class Frontend:
     """Serves the OpenAI API for every model that the graph's workers register.
 
     Derive from it, and decorate the derived class with `@service`; what its constructor takes can be
     set in the graph's configuration. It listens before the service counts as started, and at its end
-    lets the requests that run finish. `router` is how they find their workers: a mode such as `kv`, or a
-    mapping of `mode` and the other router options of `python -m dynamo.frontend`, without `router_` before
-    their names.
+    lets the requests that run finish.
+
+    It listens on `http_host`, an address of this machine unless `insecure` is true, and `http_port`, where 0 picks a
+    free one. With a `namespace` it serves the models of that one only. A request must be answered within
+    `request_timeout_s` seconds, and has a body of at most `http_body_limit_mb` MiB; at the end requests get `drain_s`
+    seconds, and an idle connection is closed after `http_keep_alive_s`. A request moves to another worker when its
+    own is lost `migration_limit` times (None: as often as the model card says), as long as it has no more than
+    `migration_max_seq_len` tokens. When requests came, and which blocks their prompts share, is written to the file
+    `request_trace`. `router` is how they find their workers: a mode such as `kv`, or a mapping of `mode` and the
+    other router options of `python -m dynamo.frontend`, without `router_` before their names.
+
+    Raises `ConfigError` for a value that is out of range, or a router option that there is not.
     """
 
     def __init__(
@@ -56,11 +67,11 @@ class Frontend:
             )
         )
         #: Where the frontend listens; empty until it does.
-        self.url = ""
+        self.url: str = ""
 
     @async_on_start
     async def listen(self) -> None:
-        """Start to serve; return when requests are taken."""
+        """Start to serve; return when requests are taken. Raises `ConfigError` if the address cannot be had."""
         self.url = await self._server.start(dynamo_context["runtime"])
         logger.info("listening on %s", self.url)
 

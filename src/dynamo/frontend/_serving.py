@@ -10,6 +10,7 @@ from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._metrics import MigrationCollector
 from dynamo.frontend._router_metrics import router_metrics
 from dynamo.frontend._server import DrainingServer, open_listener
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._models import ModelManager
 from dynamo.llm._request_trace import RequestTrace
 from dynamo.runtime import DistributedRuntime
@@ -20,8 +21,10 @@ MIB = 1 << 20
 class FrontendServer:
     """Serves the OpenAI API for the models of one runtime."""
 
-    def __init__(self, config: FrontendConfig) -> None:
+    def __init__(self, config: FrontendConfig, router: RouterConfig | None = None) -> None:
+        """`router` is how requests find their workers, where the settings are not to say it."""
         self._config = config
+        self._router = config.router_config() if router is None else router
         self._parts = AsyncExitStack()
         self._server: DrainingServer | None = None
         self._models: ModelManager | None = None
@@ -40,19 +43,19 @@ class FrontendServer:
                     namespace=config.namespace,
                     migration_limit=config.migration_limit,
                     migration_max_seq_len=config.migration_max_seq_len,
-                    router=config.router_config(),
+                    router=self._router,
                     request_trace=trace,
                 )
             )
             for collector in (MigrationCollector(models.migrations), router_metrics(models.routers)):
-                runtime.metrics.add(collector)
-                self._parts.callback(runtime.metrics.remove, collector)
+                runtime.exposition.add(collector)
+                self._parts.callback(runtime.exposition.remove, collector)
             app = create_app(
                 models,
                 request_timeout_s=config.request_timeout_s,
                 body_size_bytes_max=round(config.http_body_limit_mb * MIB),
                 discovery=runtime.discovery.status,
-                expose=runtime.metrics.prepare(),
+                expose=runtime.exposition.prepare(),
             )
             server = DrainingServer(app, listener, keep_alive_s=config.http_keep_alive_s)
             await server.start()
@@ -75,6 +78,11 @@ class FrontendServer:
         if (fault := self._models.fault()) is not None:
             raise fault
         return bool(self._models.names())
+
+    def instances(self) -> dict[str, list[str]]:
+        """The live instances of each model that can be asked."""
+        assert self._models is not None, "the frontend was not started"
+        return self._models.instances()
 
     async def stop(self) -> None:
         """Refuse new requests, let those that run finish, then close. A second call changes nothing."""

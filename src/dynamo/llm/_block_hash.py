@@ -10,6 +10,8 @@ import msgspec
 from dynamo._core._token_words import TokenIds
 from dynamo._core.blocks import block_hash_list
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import stable
+from dynamo.llm._kv_arguments import check_block_size, check_text_or_none, check_tokens
 
 
 class MmObject(TypedDict):
@@ -25,6 +27,7 @@ class BlockMmInfo(TypedDict):
     mm_objects: Sequence[MmObject]
 
 
+@stable(since="0.1")
 def compute_block_hash_for_seq(
     tokens: TokenIds,
     kv_block_size: int,
@@ -38,16 +41,28 @@ def compute_block_hash_for_seq(
     `tokens` are integers in a list, or in a buffer of 32 or 64 bits each, which is several times faster: `array("I")`,
     a memoryview, an ndarray. `block_mm_infos` has one entry per block, None where there are no media, or is left out;
     hashes of some blocks with their media and of others without would match what they must not.
-    Raises `InvalidArgument`, which names the position of a token that is not from 0 to 2**32 - 1.
+    `lora_name` and `cache_namespace` (a tenant's salt) change all hashes, and an empty one is none; with `is_eagle` a
+    block's hash also covers the first token behind it. The values are those of Dynamo 1.6: XXH3-64 of the block's
+    tokens as little-endian u32, with a seed that begins at 1337 (`dynamo/_core/blocks.py`).
+
+    Raises `InvalidArgument`, which names the position of a token that is not from 0 to 2**32 - 1, and the parameter
+    whose value is of another kind.
     """
+    check_tokens("tokens", tokens)
+    check_block_size("kv_block_size", kv_block_size)
+    check_text_or_none("lora_name", lora_name)
+    check_text_or_none("cache_namespace", cache_namespace)
     return block_hash_list(
         tokens, kv_block_size,
         lora_name=lora_name, cache_namespace=cache_namespace, is_eagle=bool(is_eagle),
-        mm_hashes=None if block_mm_infos is None else _mm_hashes(block_mm_infos),
+        mm_hashes=mm_hashes_of(block_mm_infos),
     )  # fmt: skip
 
 
-def _mm_hashes(infos: Sequence[BlockMmInfo | None]) -> list[list[int]]:
+def mm_hashes_of(infos: Sequence[BlockMmInfo | None] | None) -> list[list[int]] | None:
+    """Return the hashes of the media in each block. Raises `InvalidArgument` for what is no list of that."""
+    if infos is None:
+        return None
     try:
         checked = msgspec.convert(infos, list[BlockMmInfo | None])
     except msgspec.ValidationError as error:

@@ -15,6 +15,7 @@ def difference(card: ModelCard, others: ModelCard, whose: str) -> str | None:
         ("end-of-sequence tokens", card.eos_token_ids, others.eos_token_ids),
         *((f"checksum of {name}", card.checksums.get(name), sum) for name, sum in sorted(others.checksums.items())),
         ("set of files", sorted(card.checksums), sorted(others.checksums)),
+        ("router", card.router_config or "the frontend's own", others.router_config or "the frontend's own"),
     ):
         if its != theirs:
             return f"its {what} is {its}, and that of {whose} is {theirs}"

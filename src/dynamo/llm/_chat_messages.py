@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
+from dynamo._core.stability import stable
+
 PARTS_MAX = 1024
 TOOL_CALLS_MAX = 1024
 
@@ -35,6 +37,7 @@ def _text_or_object(value: object) -> str | None:
     return TEXT if isinstance(value, str) else OBJECT if isinstance(value, dict) else None
 
 
+@stable(since="0.1")
 class TextPart(BaseModel):
     """One part of a message's content. Parts of other types reach models that take text bodies."""
 
@@ -50,6 +53,7 @@ class TextPart(BaseModel):
         return self
 
 
+@stable(since="0.1")
 class FunctionCall(BaseModel):
     """What a model asked to be called; the arguments are JSON as text, or an object."""
 
@@ -62,6 +66,7 @@ class FunctionCall(BaseModel):
     ]
 
 
+@stable(since="0.1")
 class ToolCall(BaseModel):
     """One of the calls of an assistant's message; one of another kind than a function's has other fields."""
 
@@ -70,6 +75,7 @@ class ToolCall(BaseModel):
     function: FunctionCall | None = None
 
 
+@stable(since="0.1")
 class ChatMessage(BaseModel):
     """One turn of the conversation. Further fields are the chat template's business."""
 

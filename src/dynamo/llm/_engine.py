@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from dynamo._core.context import Context
+from dynamo._core.stability import stable
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 
 
+@stable(since="0.1")
 class Engine(Protocol):
     """Generates tokens. Every implementation passes `tests/conformance/test_engine.py`."""
 

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dynamo._core.prefix_index import Applied, PrefixIndex, StoredBlocks, WorkerKey
+from dynamo._core.stability import stable
 
 U64s: TypeAlias = "array[int]"
 #: What a tier is called that the index knows: the memory that the engine computes in.
@@ -57,6 +59,7 @@ class KvEventSink(Protocol):
 # On the event plane.
 
 
+@stable(since="0.1")
 class Stored(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """Blocks in a row; both kinds of hashes as little-endian u64."""
 
@@ -65,12 +68,14 @@ class Stored(msgspec.Struct, array_like=True, tag=1, frozen=True):
     tokens_hashes: bytes
 
 
+@stable(since="0.1")
 class Removed(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """Blocks that have gone."""
 
     block_hashes: bytes
 
 
+@stable(since="0.1")
 class Cleared(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """All blocks have gone."""
 
@@ -78,6 +83,7 @@ class Cleared(msgspec.Struct, array_like=True, tag=3, frozen=True):
 KvEvent = Stored | Removed | Cleared
 
 
+@stable(since="0.1")
 class KvEventBatch(msgspec.Struct, array_like=True, frozen=True):
     """Events of one publisher, in order; without any it says how far the publisher has counted."""
 
@@ -109,6 +115,7 @@ def weight_of(batch: KvEventBatch) -> int:
 # For people, recordings, and others.
 
 
+@stable(since="0.1")
 class KvCacheStoredBlock(msgspec.Struct, frozen=True):
     """One block: the engine's name for it, and the hash of its tokens."""
 
@@ -117,6 +124,7 @@ class KvCacheStoredBlock(msgspec.Struct, frozen=True):
     mm_extra_info: object = None
 
 
+@stable(since="0.1")
 class KvCacheStored(msgspec.Struct, frozen=True):
     """Blocks in a row."""
 
@@ -125,22 +133,25 @@ class KvCacheStored(msgspec.Struct, frozen=True):
     start_position: int | None = None
 
 
+@stable(since="0.1")
 class KvCacheRemoved(msgspec.Struct, frozen=True):
     """Blocks that have gone."""
 
     block_hashes: list[int]
 
 
+@stable(since="0.1")
 class KvCacheChange(msgspec.Struct, frozen=True):
     """One of the two."""
 
-    stored: KvCacheStored | msgspec.UnsetType = msgspec.UNSET
-    removed: KvCacheRemoved | msgspec.UnsetType = msgspec.UNSET
+    stored: KvCacheStored | UnsetType = UNSET
+    removed: KvCacheRemoved | UnsetType = UNSET
 
 
 KvCacheEventData = KvCacheChange | Literal["cleared"]
 
 
+@stable(since="0.1")
 class KvCacheEvent(msgspec.Struct, frozen=True):
     """An event of one rank of a worker."""
 
@@ -149,6 +160,7 @@ class KvCacheEvent(msgspec.Struct, frozen=True):
     dp_rank: int = 0
 
 
+@stable(since="0.1")
 class RouterEvent(msgspec.Struct, frozen=True):
     """An event and the worker it is of."""
 

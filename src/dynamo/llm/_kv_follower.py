@@ -20,7 +20,8 @@ from dynamo.llm._kv_faults import Fault, Faults
 from dynamo.llm._kv_publisher import KV_EVENTS
 from dynamo.llm._kv_query import KV_QUERY, KvAnswer, KvQuery
 from dynamo.llm._kv_stream import Forget, KvStream
-from dynamo.runtime import Client, Component, Gap, Subscription
+from dynamo.runtime import Client, Gap, Subscription
+from dynamo.runtime._component import Component
 
 log = logging.getLogger(__name__)
 

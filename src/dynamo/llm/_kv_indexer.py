@@ -10,28 +10,51 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
+from dynamo._core._prefix_names import IDS_MAX
 from dynamo._core._token_words import TokenIds
 from dynamo._core.blocks import block_hashes
 from dynamo._core.errors import InvalidArgument
 from dynamo._core.prefix_index import BLOCKS_MAX, WorkerKey
+from dynamo._core.stability import stable
+from dynamo.llm._kv_arguments import (
+    check_block_size,
+    check_hashes,
+    check_kind,
+    check_text_or_none,
+    check_tokens,
+    check_whole,
+    check_whole_or_none,
+)
 from dynamo.llm._kv_counted_index import CountedIndex, HasIndexStats, KvIndexStats
 from dynamo.llm._kv_events import DEVICE, RouterEvent, apply_event, dumped_events, read_data, to_u64s
 from dynamo.llm._kv_faults import Fault, Faults
 from dynamo.llm._kv_follower import KvFollower
 from dynamo.llm._kv_radix_tree import OverlapScores, overlap_scores
-from dynamo.runtime import Component
+from dynamo.runtime._component import Component
 
 log = logging.getLogger(__name__)
 
 SYNC_TIMEOUT_S = 10.0
 
 
+@stable(since="0.1")
 class KvIndexer(HasIndexStats):
-    """Follows the KV events of a component. To be made in the event loop; it ends with the runtime, or by `close`."""
+    """An index of what the workers of a component have cached, made of the KV events that they publish.
+
+        indexer = KvIndexer(component, kv_block_size=16)
+        scores = await indexer.find_matches_for_request(token_ids)
+
+    To be made in the event loop; it begins to follow at once, and ends with the runtime, by `close`, or as `async with`
+    does. `kv_block_size` is the tokens in a block: publishers with another one are refused. It knows `blocks_max`
+    blocks at most; those that were found or stored the longest ago go first. `KvRouter` has one of its own.
+
+    Raises `InvalidArgument`, which names the parameter, for a value that makes no sense.
+    """
 
     def __init__(self, component: Component, kv_block_size: int, *, blocks_max: int = BLOCKS_MAX) -> None:
-        if type(kv_block_size) is not int or kv_block_size < 1:
-            raise InvalidArgument(f"kv_block_size is {kv_block_size!r}: give the tokens in a block, 1 or more")
+        check_kind("component", component, Component, "runtime.namespace('ns').component('component')")
+        check_block_size("kv_block_size", kv_block_size)
+        check_whole("blocks_max", blocks_max, least=1, most=IDS_MAX - 1)
         self._block_size = kv_block_size
         self._index = CountedIndex(blocks_max=blocks_max)
         self._faults = Faults(log, f"KV index of {component.name}", asyncio.get_running_loop().time)
@@ -69,8 +92,11 @@ class KvIndexer(HasIndexStats):
         """Find who holds how many of the leading blocks of a prompt. The keys of the scores are worker ids.
 
         A partial last block is ignored. Of a worker with several ranks it is the one that holds most. An adapter
-        is known by its number here, as it was published; 0 is none.
+        is known by its number here, `lora_id`, as it was published; 0 is none. `cache_namespace` is a tenant's salt.
+        Raises `InvalidArgument` for arguments that make no sense.
         """
+        check_tokens("tokens", tokens)
+        check_text_or_none("cache_namespace", cache_namespace)
         lora_name = lora_name_of(lora_id)
         return self._scores(
             block_hashes(tokens, self._block_size, lora_name=lora_name, cache_namespace=cache_namespace)
@@ -78,6 +104,7 @@ class KvIndexer(HasIndexStats):
 
     async def find_matches(self, hashes: Sequence[int]) -> OverlapScores[int]:
         """Do the same for the tokens hashes of a prompt's blocks; see `compute_block_hash_for_seq`."""
+        check_hashes("hashes", hashes)
         try:
             return self._scores(to_u64s(hashes))
         except (TypeError, ValueError) as error:
@@ -133,5 +160,9 @@ class KvIndexer(HasIndexStats):
 
 
 def lora_name_of(lora_id: int | None) -> str | None:
-    """Return the name of an adapter that is only known by its number; 0 is none."""
+    """Return the name of an adapter that is only known by its number; 0 is none.
+
+    Raises `InvalidArgument` for what is no number.
+    """
+    check_whole_or_none("lora_id", lora_id)
     return str(lora_id) if lora_id else None

@@ -7,9 +7,13 @@ import logging
 import statistics
 from dataclasses import dataclass, field
 
-from dynamo._core.errors import DynamoError
-from dynamo.llm._kv_metrics import LOAD_METRICS, ForwardPassMetrics, LoadReport
-from dynamo.runtime import Client, Component
+from dynamo._core.errors import DynamoError, InvalidArgument, ProtocolError
+from dynamo._core.stability import beta
+from dynamo.llm._kv_metrics import LOAD_METRICS
+from dynamo.llm._load_stats import LOAD_REPORT, ForwardPassMetrics, LoadReport
+from dynamo.llm._numbers import shown
+from dynamo.runtime import Client
+from dynamo.runtime._component import Component
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +26,15 @@ STALE_S = 5.0
 FIRST_POLL_TIMEOUT_S = 10.0
 
 
+@beta(since="0.1", constructor=False)
 @dataclass(frozen=True, slots=True)
 class EndpointKvMetrics:
-    """The load of one worker. Of several ranks these are the sums, and of shares the means."""
+    """The load of one worker. Of several ranks these are the sums, and of shares the means.
 
+    The names are those of `WorkerStats` and `KvStats`; shares are from 0 to 1.
+    """
+
+    #: The instance that told it.
     worker_id: int
     request_active_slots: int
     request_total_slots: int
@@ -36,25 +45,37 @@ class EndpointKvMetrics:
     gpu_prefix_cache_hit_rate: float
 
 
+@beta(since="0.1", constructor=False)
 @dataclass(frozen=True, slots=True)
 class AggregatedMetrics:
     """The load of all workers. The load that is averaged is `kv_active_blocks`."""
 
+    #: Each worker that has told of its load lately, in the order of their ids.
     endpoints: list[EndpointKvMetrics] = field(default_factory=list)
+    #: The mean, in blocks, and the standard deviation; 0 without workers.
     load_avg: float = 0.0
     load_std: float = 0.0
 
 
+@beta(since="0.1")
 class KvMetricsAggregator:
-    """Asks the workers of a component for their load. To be made in the event loop; it ends with the runtime."""
+    """Asks the workers of a component for their load. To be made in the event loop; it ends with the runtime.
+
+    Raises `InvalidArgument` for what is no component.
+    """
 
     def __init__(self, component: Component) -> None:
+        if not isinstance(component, Component):
+            raise InvalidArgument(
+                f"'component' is {shown(component)}; it must be the Component of the workers", param="component"
+            )
         self._component = component
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(ASKED_MAX)
         # The mutable state: what each worker said, and when.
         self._said: dict[int, tuple[float, LoadReport]] = {}
         self._polled = asyncio.Event()
+        self._num_unreadable = 0
         self._running = self._loop.create_task(self._run(), name=f"load of {component.name}")
         component.runtime.primary_token().add_callback(self._end)
 
@@ -108,12 +129,24 @@ class KvMetricsAggregator:
     async def _ask(self, client: Client, id: int) -> LoadReport | None:
         try:
             async with self._slots, asyncio.timeout(ANSWER_TIMEOUT_S):
-                answer = await client.direct(None, id, item_type=LoadReport)
+                answer = await client.direct(None, id, item_type=LOAD_REPORT.struct)
                 async with answer:
-                    return await anext(answer)
+                    return LOAD_REPORT.read(await anext(answer))
+        except ProtocolError as error:
+            self._note_unreadable(id, error)
+            return None
         except (DynamoError, StopAsyncIteration, TimeoutError) as error:
             log.debug("worker %x did not tell its load: %s", id, error)
             return None
+
+    def _note_unreadable(self, id: int, error: ProtocolError) -> None:
+        """Say it the first time, and each time that the count has doubled."""
+        self._num_unreadable += 1
+        if self._num_unreadable.bit_count() == 1:
+            log.warning(
+                "%d reports of load to %s were no such reports so far; the last one, of worker %x, is left out: %s",
+                self._num_unreadable, self._component.name, id, error,
+            )  # fmt: skip
 
 
 def aggregate(reports: dict[int, LoadReport]) -> AggregatedMetrics:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +20,20 @@ from dynamo._core.address import event_subject
 from dynamo._core.blocks import block_hashes as hash_blocks
 from dynamo._core.errors import DynamoError, InvalidArgument
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import stable
 from dynamo.llm._block_hash import BlockMmInfo, compute_block_hash_for_seq
+from dynamo.llm._kv_arguments import (
+    DP_RANK_MAX,
+    check_block_size,
+    check_hashes,
+    check_kind,
+    check_number_or_none,
+    check_text,
+    check_text_or_none,
+    check_tokens,
+    check_whole,
+    check_whole_or_none,
+)
 from dynamo.llm._kv_events import (
     Cleared,
     KvCacheEventData,
@@ -39,6 +52,7 @@ from dynamo.llm._kv_events import (
 from dynamo.llm._kv_faults import Fault, Faults
 from dynamo.llm._kv_local_index import LocalIndex
 from dynamo.llm._kv_query import queries_beside
+from dynamo.llm._numbers import shown
 from dynamo.runtime import Endpoint
 
 if TYPE_CHECKING:
@@ -58,12 +72,25 @@ PENDING_EVENTS_MAX = 65536
 _UNFIT = (ValueError, TypeError, OverflowError, InvalidArgument)
 
 
+@stable(since="0.1")
 class KvPublisher:
-    """Publishes the KV events of one rank of a worker. A `KvEventSink`, to be made in the process's event loop.
+    """Publishes the KV events of one rank of a worker. To be made in the process's event loop.
 
-    `endpoint` is the worker's, whose instance id it has unless a `worker_id` is given. With `zmq_endpoint` it
-    publishes what a vLLM engine says there; `zmq_replay_endpoint` is where that says again what was lost. It ends with
-    the runtime, or with `shutdown`. Every call may come from any thread.
+    What it publishes comes from one of two sources:
+
+    - calls: an engine calls `stored`, `removed` and `cleared` (it is a `KvEventSink`), or code of your own the
+      `publish_...` methods. Every call may come from any thread, and returns at once.
+    - `zmq_endpoint`: it publishes what a vLLM engine says at that ZeroMQ address ("tcp://127.0.0.1:5557"), under
+      `zmq_topic`. `zmq_replay_endpoint` is where the engine says again what was lost; without it the cache counts as
+      empty whenever something is.
+
+    `endpoint` is the worker's, whose instance id it has unless a `worker_id` is given; `kv_block_size` is the tokens in
+    a block, and `dp_rank` the data parallel rank that holds the blocks. Events are sent as soon as the loop has its
+    turn, or so many milliseconds later as `batching_timeout_ms` says. It ends with the runtime, with `shutdown`, or as
+    `async with` does.
+
+    Raises `InvalidArgument`, which names the parameter, for a value that makes no sense. What is wrong with an event
+    raises nothing afterwards: it is counted in `faults`, and told in the log at most once a minute.
     """
 
     def __init__(
@@ -78,18 +105,25 @@ class KvPublisher:
         zmq_topic: str = "",
         batching_timeout_ms: float | None = None,
     ) -> None:
-        if type(kv_block_size) is not int or kv_block_size < 1:
-            raise InvalidArgument(f"kv_block_size is {kv_block_size!r}: give the tokens in a block, 1 or more")
+        check_kind("endpoint", endpoint, Endpoint, "the worker's endpoint, runtime.endpoint('ns.component.endpoint')")
+        check_whole_or_none("worker_id", worker_id)
+        check_block_size("kv_block_size", kv_block_size)
+        check_whole("dp_rank", dp_rank, most=DP_RANK_MAX)
+        check_number_or_none("batching_timeout_ms", batching_timeout_ms)
+        _check_source(zmq_endpoint, zmq_replay_endpoint, zmq_topic)
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self.endpoint = endpoint
+        #: The worker's.
+        self.endpoint: Endpoint = endpoint
         self._runtime = endpoint.runtime
         self._subject = event_subject(KV_EVENTS, endpoint.id.namespace, endpoint.id.component)
         self._delay_s = (batching_timeout_ms or 0.0) / 1000
         self._queries = queries_beside(endpoint)
         self._source_id = endpoint.lease_id()
-        self.worker = WorkerKey(self._source_id if worker_id is None else worker_id, dp_rank)
-        self.block_size = kv_block_size
+        #: Who holds the blocks: `(worker_id, dp_rank)`.
+        self.worker: WorkerKey = WorkerKey(self._source_id if worker_id is None else worker_id, dp_rank)
+        #: Tokens in a block.
+        self.block_size: int = kv_block_size
         self._local = LocalIndex(self.worker, kv_block_size, endpoint.runtime.rng.getrandbits(62) + 1)
         self._faults = Faults(log, f"KV events of worker {self.worker.worker_id:x}/{dp_rank}", self._loop.time)
         # The mutable state: what was told so far, what other threads said, and what goes on.
@@ -117,7 +151,7 @@ class KvPublisher:
 
     @property
     def faults(self) -> dict[str, int]:
-        """How often what was wrong with the events, and with those of the engine that it listens to."""
+        """How often something was wrong with the events, by reason; those of the engine that it listens to, too."""
         heard = self._source.faults if self._source is not None else {}
         return {**self._faults.counts, **heard}
 
@@ -131,23 +165,28 @@ class KvPublisher:
         *,
         token_ids: Sequence[int] | None = None,
     ) -> None:
-        """Blocks were filled; see `KvEventSink`. Blocks behind one that is not stored are left out."""
+        """Blocks were filled, each the continuation of the one before it, the first that of `parent_hash`.
+
+        `block_hashes` are the engine's names for them. What is in them is said by `tokens_hashes` (see
+        `compute_block_hash_for_seq`), or by `token_ids`, which are those of whole blocks. Blocks behind one that is not
+        stored are left out. It never fails: what is wrong is counted in `faults`.
+        """
         try:
             if tokens_hashes is None:
                 tokens_hashes = hash_blocks([] if token_ids is None else token_ids, self.block_size)
             names, tokens = to_u64s(block_hashes), to_u64s(tokens_hashes)
             parent = None if parent_hash is None else to_u64(parent_hash)
         except _UNFIT as error:
-            self._note(Fault.MALFORMED, len(block_hashes), f"blocks are left out: {error}")
+            self._note(Fault.MALFORMED, _num_of(block_hashes), f"blocks are left out: {error}")
             return
         self._store(parent, names, tokens)
 
     def removed(self, block_hashes: Sequence[int]) -> None:
-        """Blocks have gone."""
+        """Blocks have gone, by the engine's names for them. It never fails, as `stored`."""
         try:
             names = to_u64s(block_hashes)
         except _UNFIT as error:
-            self._note(Fault.MALFORMED, len(block_hashes), f"a removal is left out: {error}")
+            self._note(Fault.MALFORMED, _num_of(block_hashes), f"a removal is left out: {error}")
             return
         for event in removed_events(names):
             self._submit(event)
@@ -169,10 +208,18 @@ class KvPublisher:
         is_eagle: bool = False,
         cache_salt: str | None = None,
     ) -> None:
-        """Blocks with these tokens were filled: so many in each, which must be the block size.
+        """Blocks with these tokens were filled: `num_block_tokens` says how many are in each: the block size.
 
-        `block_hashes` are the engine's names for them. A block of another size, and all behind it, are left out.
+        `block_hashes` are the engine's names for them, and `parent_hash` that of the block before the first. With media
+        in them, a `lora_name`, `is_eagle` or a `cache_salt` they are told apart as `compute_block_hash_for_seq` does. A
+        block of another size, and all behind it, are left out; that, and what is wrong with single values, is counted
+        in `faults`. Raises `InvalidArgument` for an argument that is of another kind.
         """
+        check_tokens("token_ids", token_ids)
+        check_hashes("num_block_tokens", num_block_tokens)
+        check_hashes("block_hashes", block_hashes)
+        check_text_or_none("lora_name", lora_name)
+        check_text_or_none("cache_salt", cache_salt)
         num_full = next(
             (at for at, tokens in enumerate(num_block_tokens) if tokens != self.block_size), len(num_block_tokens)
         )
@@ -198,7 +245,8 @@ class KvPublisher:
             self.stored(parent_hash, block_hashes[:num_full], tokens_hashes)
 
     def publish_removed(self, block_hashes: Sequence[int]) -> None:
-        """Blocks have gone."""
+        """Blocks have gone, by the engine's names for them. Raises `InvalidArgument` for what is no list."""
+        check_hashes("block_hashes", block_hashes)
         self.removed(block_hashes)
 
     def publish_cleared(self) -> None:
@@ -206,7 +254,12 @@ class KvPublisher:
         self.cleared()
 
     def publish_batch(self, events: Iterable[KvCacheEventData | dict[str, object]]) -> None:
-        """Tell of several changes: `{"stored": {...}}`, `{"removed": {...}}` or `"cleared"`, plain or as structs."""
+        """Tell of several changes: `{"stored": {...}}`, `{"removed": {...}}` or `"cleared"`, plain or as structs.
+
+        One that is wrong is counted in `faults`. Raises `InvalidArgument` for what is no list of changes.
+        """
+        if not isinstance(events, Iterable) or isinstance(events, str | bytes | Mapping):
+            raise InvalidArgument(f"events is {shown(events)}: give a list of changes")
         for event in events:
             try:
                 for one in read_data(msgspec.convert(event, KvCacheEventData)):
@@ -348,3 +401,17 @@ class KvPublisher:
             log.debug("the last KV events of worker %x were not sent: %s", self.worker.worker_id, error)
         finally:
             await self._queries.remove(self._local)
+
+
+def _check_source(zmq_endpoint: object, zmq_replay_endpoint: object, zmq_topic: object) -> None:
+    check_text_or_none("zmq_endpoint", zmq_endpoint)
+    check_text_or_none("zmq_replay_endpoint", zmq_replay_endpoint)
+    check_text("zmq_topic", zmq_topic)
+    for name, value in (("zmq_replay_endpoint", zmq_replay_endpoint), ("zmq_topic", zmq_topic)):
+        if value and zmq_endpoint is None:
+            raise InvalidArgument(f"{name} is {shown(value)}, and there is no zmq_endpoint: give both, or neither")
+
+
+def _num_of(hashes: object) -> int:
+    """How many blocks count as left out where what was given may be no list of them."""
+    return len(hashes) if isinstance(hashes, Sized) else 1

@@ -16,6 +16,7 @@ import msgspec
 from dynamo._core.address import EndpointId
 from dynamo._core.errors import DynamoError
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import beta
 from dynamo.llm._kv_events import KvEvent, num_hashes
 from dynamo.llm._kv_local_index import LocalIndex
 from dynamo.runtime import DistributedRuntime, Endpoint, ServedEndpoint
@@ -32,6 +33,7 @@ QUERIES_MAX = 8
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 5.0
 
 
+@beta(since="0.1")
 class Known(msgspec.Struct, array_like=True, frozen=True):
     """How far the asker knows one rank."""
 
@@ -41,12 +43,14 @@ class Known(msgspec.Struct, array_like=True, frozen=True):
     event_id: int
 
 
+@beta(since="0.1")
 class KvQuery(msgspec.Struct, array_like=True, frozen=True):
     """The question: what else is there?"""
 
     known: list[Known]
 
 
+@beta(since="0.1")
 class KvAnswer(msgspec.Struct, array_like=True, frozen=True):
     """A part of the answer for one rank. `is_dump`: what the asker knew of the rank is to be forgotten before."""
 

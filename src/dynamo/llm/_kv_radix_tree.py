@@ -13,14 +13,18 @@ import msgspec
 
 from dynamo._core.errors import InvalidArgument
 from dynamo._core.prefix_index import PrefixIndex, WorkerKey
+from dynamo._core.stability import stable
+from dynamo.llm._kv_arguments import check_hashes, check_whole
 from dynamo.llm._kv_events import DEVICE, KvCacheEvent, KvCacheEventData, apply_event, dumped_events, read_data, to_u64s
 from dynamo.llm._kv_faults import Fault, Faults
+from dynamo.llm._numbers import shown
 
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
 
+@stable(since="0.1")
 @dataclass(frozen=True)
 class OverlapScores(Generic[K]):
     """How much of a prompt is cached where."""
@@ -59,8 +63,16 @@ _decoder = msgspec.json.Decoder(_Event)
 _encoder = msgspec.json.Encoder()
 
 
+@stable(since="0.1")
 class RadixTree:
-    """Which worker holds which prefix. Bad events change nothing, and are counted in `faults`."""
+    """Which worker holds which prefix, as a plain object without a runtime: you bring it the events.
+
+        tree = RadixTree()
+        tree.apply_event(worker_id, b'{"event_id": 1, "data": {"stored": {...}}}')
+        tree.find_matches(compute_block_hash_for_seq(token_ids, 16)).scores
+
+    Blocks that do not fit, such as those behind one that nobody stored, change nothing and are counted in `faults`.
+    """
 
     def __init__(self) -> None:
         self._index = PrefixIndex()
@@ -85,23 +97,26 @@ class RadixTree:
         """Find who holds the blocks with these tokens hashes; see `compute_block_hash_for_seq`.
 
         The keys of the scores are `(worker_id, dp_rank)`. With `early_exit` counting ends where one worker is left.
+        Raises `InvalidArgument` for what are no hashes.
         """
+        check_hashes("hashes", hashes)
         try:
             return overlap_scores(self._index.find(to_u64s(hashes)), early_exit=early_exit)
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"hashes of blocks are integers from 0 to 2**64 - 1: {error}") from error
 
-    def apply_event(self, worker_id: int, event: bytes | str) -> None:
+    def apply_event(self, worker_id: int, json_bytes: bytes | str) -> None:
         """Take an event of a worker as JSON: `{"event_id", "dp_rank", "data"}`, or a `RouterEvent` around that.
 
-        Raises `InvalidArgument` if it is neither.
+        Raises `InvalidArgument` if it is neither, or for a worker id that is none.
         """
+        check_whole("worker_id", worker_id)
         try:
-            read = _decoder.decode(event)
+            read = _decoder.decode(json_bytes)
             one = read.event or KvCacheEvent(read.event_id, _given(read.data), read.dp_rank)
             events = list(read_data(one.data))
         except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidArgument(f"no KV event: {error}") from error
+            raise InvalidArgument(f"json_bytes is {shown(json_bytes)}, which is no KV event: {error}") from error
         worker = WorkerKey(worker_id, one.dp_rank)
         if read.storage_tier != DEVICE:
             self._faults.note(Fault.OTHER_MEDIUM, len(events), f"events of the tier {read.storage_tier!r} are ignored")
@@ -110,7 +125,8 @@ class RadixTree:
             self._faults.note_unapplied(apply_event(self._index, worker, change))
 
     def remove_worker(self, worker_id: int) -> None:
-        """Forget a worker with all its ranks."""
+        """Forget a worker with all its ranks; one that is not known is no error."""
+        check_whole("worker_id", worker_id)
         for worker in self._index.workers():
             if worker.worker_id == worker_id:
                 self._index.remove_worker(worker)

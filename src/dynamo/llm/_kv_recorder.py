@@ -16,9 +16,13 @@ from typing import Protocol
 import msgspec
 
 from dynamo._core.errors import DynamoError, InvalidArgument
+from dynamo._core.stability import beta
+from dynamo.llm._kv_arguments import check_kind, check_number_or_none, check_whole_or_none
 from dynamo.llm._kv_events import KvEventBatch, RouterEvent, router_events
 from dynamo.llm._kv_publisher import KV_EVENTS
-from dynamo.runtime import Component, Event
+from dynamo.llm._numbers import shown
+from dynamo.runtime import Event
+from dynamo.runtime._component import Component
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +40,18 @@ class RecordedEvent(msgspec.Struct, frozen=True):
 class TakesEvents(Protocol):
     """Something that events can be played to, such as a `KvIndexer`."""
 
-    def apply_event(self, event: RouterEvent) -> None: ...
+    def apply_event(self, event: RouterEvent) -> None:
+        """Take an event. What does not fit is no reason to raise."""
 
 
+@beta(since="0.1")
 class KvRecorder:
     """Records from when it is made, in the event loop, until `shutdown`, a limit, or the end of the runtime.
 
-    With `max_lines_per_file` the first file is `output_path` and those that follow have a number in their names.
-    `max_count` events are recorded at most, for `max_time` seconds at most. Raises `InvalidArgument` for files that
-    could hold nothing.
+    `output_path` is `kv_events.jsonl` in the working directory unless given. With `max_lines_per_file` it is the first
+    file, and those that follow have a number in their names. `max_count` events are recorded at most, for `max_time`
+    seconds at most; None is no limit. Raises `InvalidArgument`, which names the parameter, for a value that makes no
+    sense.
     """
 
     def __init__(
@@ -55,8 +62,12 @@ class KvRecorder:
         max_count: int | None = None,
         max_time: float | None = None,
     ) -> None:
-        if max_lines_per_file is not None and max_lines_per_file < 1:
-            raise InvalidArgument(f"max_lines_per_file is {max_lines_per_file}; it must be at least 1, or None")
+        check_kind("component", component, Component, "runtime.namespace('ns').component('component')")
+        if output_path is not None:
+            check_kind("output_path", output_path, (str, Path), "a path, or None")
+        check_whole_or_none("max_lines_per_file", max_lines_per_file, least=1)
+        check_whole_or_none("max_count", max_count)
+        check_number_or_none("max_time", max_time)
         self._component = component
         self._path = Path(output_path or OUTPUT_PATH)
         self._max_lines = max_lines_per_file
@@ -166,8 +177,13 @@ async def replay_events(
 ) -> int:
     """Play recordings to an index; returns how many events. With `timed` they take as long as they did.
 
-    It ends after `max_count` events or `max_time` seconds. Raises `InvalidArgument` for a line that is no event.
+    It ends after `max_count` events or `max_time` seconds. Raises `InvalidArgument` for a line that is no event, and
+    for arguments that make no sense.
     """
+    if not callable(getattr(indexer, "apply_event", None)):
+        raise InvalidArgument(f"indexer is {shown(indexer)}: give a KvIndexer, or what has its apply_event")
+    check_whole_or_none("max_count", max_count)
+    check_number_or_none("max_time", max_time)
     loop = asyncio.get_running_loop()
     begin_s, first_ms, count = loop.time(), None, 0
     for recorded in _read(paths):

@@ -31,3 +31,4 @@ TOKENIZER_BYTES_MAX = 256 * 2**20
 MODEL_CONFIG_BYTES_MAX = 16 * 2**20
 CHAT_TEMPLATE_BYTES_MAX = 2**20
 MODEL_CARD_BYTES_MAX = 4 * 2**20
+USER_DATA_BYTES_MAX = 64 * 2**10  # what whoever registers a model adds to its card

@@ -48,6 +48,7 @@ from dynamo._core.errors import (
 )
 from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._poison import PoisonedRequest, PoisonList, Suspect
+from dynamo.llm._response_check import ContractStats, ResponseCheck
 from dynamo.llm._routing import NO_HINTS, Route, RoutingHints
 from dynamo.llm._workers import Workers
 from dynamo.runtime import ResponseStream
@@ -101,6 +102,8 @@ class MigrationStats:
     max_seq_len_exceeded: Counter[str] = field(default_factory=Counter)
     limit_exceeded: Counter[str] = field(default_factory=Counter)
     poisoned: Counter[str] = field(default_factory=Counter)
+    #: And what workers did wrong.
+    contracts: ContractStats = field(default_factory=ContractStats)
 
     def add_model(self, model: str) -> None:
         """Begin to count for a model, from 0."""
@@ -108,6 +111,7 @@ class MigrationStats:
             self.migrations[model, kind] += 0
         for counter in (self.max_seq_len_exceeded, self.limit_exceeded, self.poisoned):
             counter[model] += 0
+        self.contracts.add_model(model)
 
 
 class Migration:
@@ -135,6 +139,10 @@ class Migration:
         suspect = Suspect(self.poisoned, request)
         suspect.check()
         return suspect
+
+    def check(self, context: Context) -> ResponseCheck:
+        """Return what holds an answer against the contract."""
+        return ResponseCheck(self.stats.contracts, self.model, context.request_id)
 
     def journey(self, suspect: Suspect, context: Context, hints: RoutingHints = NO_HINTS) -> Journey:
         """Return the way of an answer that begins now."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.decision import DECISIONS_MAX, ExcludedWorker, note_worker, worker_name
 from dynamo.llm._kv_router.text_table import table
 
 
+@beta(since="0.1")
 class ModeCandidate(msgspec.Struct, frozen=True):
     """A worker that came into question: the requests that it had, and what they count."""
 
@@ -26,6 +28,7 @@ class ModeCandidate(msgspec.Struct, frozen=True):
         note_worker(self)
 
 
+@beta(since="0.1")
 class ModeDecision(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a request went, and why."""
 

@@ -15,13 +15,16 @@ import msgspec
 
 from dynamo._core.address import check_name
 from dynamo._core.errors import ConfigError, InvalidArgument, ProtocolError
+from dynamo._core.stability import stable
 from dynamo.llm._limits import MODEL_CARD_BYTES_MAX
 from dynamo.llm._model_files import TOKENIZER, ModelFiles, checksum, read_model_directory
 
 KV_CACHE_BLOCK_SIZE = 16
 MIGRATION_LIMIT = 3
+MIGRATION_LIMIT_MAX = 1024
 
 
+@stable(since="0.1")
 class ModelType(enum.Flag):
     """What a model can be asked for; several are joined with `|`. As text: `chat,completions`."""
 
@@ -56,6 +59,7 @@ class ModelType(enum.Flag):
 _MODEL_TYPES = {flag.name.lower(): flag for flag in ModelType if flag.name is not None}
 
 
+@stable(since="0.1")
 class ModelInput(enum.Enum):
     """What a worker takes: text (the request's own body), token ids, or tensors."""
 
@@ -64,6 +68,7 @@ class ModelInput(enum.Enum):
     Tensor = "tensor"
 
 
+@stable(since="0.1")
 class SamplingDefaults(msgspec.Struct, omit_defaults=True, frozen=True):
     """What the model's makers recommend; used where a request says nothing."""
 
@@ -74,6 +79,7 @@ class SamplingDefaults(msgspec.Struct, omit_defaults=True, frozen=True):
     repetition_penalty: float | None = None
 
 
+@stable(since="0.1")
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """All that a frontend must know to serve a model."""
 
@@ -94,6 +100,17 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     checksums: dict[str, str] = {}
     #: What the worker tells about itself; plain JSON values.
     runtime_config: dict[str, object] = {}
+    #: What whoever registered the model says to whoever reads the card; plain JSON values.
+    user_data: dict[str, object] = {}
+    #: How requests find the model's workers, in place of what the frontend is told (`_advertised_router.py`).
+    router_config: dict[str, object] | None = None
+    #: What requests may ask of the worker, and what a frontend must know to serve it (`_capabilities.py`).
+    capabilities: list[str] | None = None
+    requires: list[str] = []
+    #: Its worker is still finding out whether others differ from it: frontends take no notice yet (`_agreement.py`).
+    is_settling: bool = False
+    #: Its worker is there though others may differ from it: it waits until they are gone.
+    waits: bool = False
 
     @classmethod
     def from_local_path(

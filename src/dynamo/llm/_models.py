@@ -14,38 +14,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import Mapping
 
 import msgspec
 
 from dynamo._core.address import MODEL_CARDS, EndpointId, parse_key
-from dynamo._core.context import Context
 from dynamo._core.discovery.base import Put
 from dynamo._core.errors import (
-    ConfigError,
     DynamoError,
-    InvalidArgument,
     NoInstances,
     NotFound,
     WorkerUnavailable,
 )
+from dynamo.llm._advertised_router import read_advertised
+from dynamo.llm._capabilities import check_asked, why_unserved
 from dynamo.llm._card_difference import difference
 from dynamo.llm._following import FollowedModel, follow
-from dynamo.llm._kv_router.config import RouterConfig, RouterMode
+from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._migration import PATIENCE_S, Migration, MigrationPolicy, MigrationStats
-from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard, ModelInput, ModelType
+from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
+from dynamo.llm._model_pipelines import Pipeline as Pipeline
+from dynamo.llm._model_pipelines import check_kind, pipeline_for
 from dynamo.llm._open_router import check_router_config, open_router
-from dynamo.llm._openai import ChatRequest, OpenAIRequest
-from dynamo.llm._pipeline import TokenPipeline
+from dynamo.llm._openai import OpenAIRequest
 from dynamo.llm._poison import PoisonList
-from dynamo.llm._preprocess import Preprocessor
 from dynamo.llm._registered_models import RegisteredModels, warn_shadowed
 from dynamo.llm._registration import PUBLIC_NAMESPACE
 from dynamo.llm._request_trace import RequestTrace
-from dynamo.llm._routing import NO_HINTS, Router, RoutingHints
-from dynamo.llm._text_pipeline import TextPipeline
-from dynamo.llm._workers import Serving, Workers
+from dynamo.llm._routing import Router
+from dynamo.llm._workers import ROUTES_TO, Serving, Workers
 from dynamo.llm._zero_hits import LOOK_S, ZeroHits
 from dynamo.runtime import DistributedRuntime
 
@@ -60,18 +57,6 @@ KEPT_MAX = 64
 NAMED_MAX = 8
 
 IN_TURN = RouterConfig()
-
-
-class Pipeline(Protocol):
-    """Answers requests for one model."""
-
-    def stream(
-        self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
-    ) -> AsyncGenerator[list[bytes], None]:
-        """Yield the JSON of the chunks that are ready, until the answer is complete."""
-
-    async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
-        """Return the JSON of the whole answer."""
 
 
 class _Model(FollowedModel):
@@ -118,6 +103,8 @@ class ModelManager:
         self._cards: dict[str, ModelCard] = {}
         self._models: dict[str, _Model] = {}
         self._gone: dict[str, float] = {}
+        # Of the cards that this frontend cannot serve: the model, and why.
+        self._unserved: dict[str, tuple[str, str]] = {}
         # Models that are gone, and whose pipeline is kept for a moment.
         self._kept: dict[str, _Model] = {}
         self._faults_said: dict[str, str] = {}
@@ -145,8 +132,7 @@ class ModelManager:
 
     async def __aenter__(self) -> ModelManager:
         self._follower = asyncio.create_task(follow(self._runtime, MODEL_CARDS, self._put, self._delete))
-        if self._router_config.mode is RouterMode.KV:
-            self._looking = asyncio.create_task(self._look_at_routers())
+        self._looking = asyncio.create_task(self._look_at_routers())
         await self._registered.__aenter__()
         return self
 
@@ -167,11 +153,14 @@ class ModelManager:
 
         Raises `NotFound` for a model that nobody has served lately, `NoInstances` for one that is loading
         or whose workers are gone, `WorkerUnavailable` for one that cannot be loaded here, and
-        `InvalidArgument` for a request of a kind that the model does not answer.
+        `InvalidArgument` for a request of a kind that the model does not answer, or that asks for what not all of
+        its workers can do.
         """
         model = self._models.get(name)
         if model is None and name in self._registered:
             return self._registered.pipeline(name, request)
+        if model is None and (why := self._why_unserved(name)):
+            raise self._unservable(name, why)
         if model is None and not self._is_expected_back(name):
             raise NotFound(self._not_found(name), code="model_not_found", param="model")
         if model is None or (model.pipeline is not None and not model.live()):
@@ -183,7 +172,8 @@ class ModelManager:
                 f"the model {name!r} is being loaded: try again in a moment", model=name, code="model_loading"
             )
         if request is not None:
-            _check_kind(model.card, request)
+            check_kind(model.card, request)
+            check_asked(name, model.serving.capabilities, request)
         return model.pipeline
 
     def names(self) -> list[str]:
@@ -194,11 +184,17 @@ class ModelManager:
     def fault(self) -> Exception | None:
         """Why there are workers and yet no model can be asked; None if one can, or may soon."""
         faults = [model.fault for model in self._models.values() if model.fault is not None]
+        if not self._models and not self.names():
+            return next((self._unservable(name, why) for name, why in self._unserved.values()), None)
         return faults[0] if faults and len(faults) == len(self._models) and not self.names() else None
 
     def created_s(self, name: str) -> int:
         """When this model came, in seconds of the Unix clock."""
         return self._models[name].created_s if name in self._models else self._registered.created_s(name)
+
+    def user_data(self, name: str) -> Mapping[str, object]:
+        """What whoever registered a model says of it; empty if nothing, or if nobody serves it."""
+        return self._models[name].card.user_data if name in self._models else {}
 
     def instances(self) -> dict[str, list[str]]:
         """The live instances of each model that can be asked now."""
@@ -253,7 +249,13 @@ class ModelManager:
             return
         if self._namespace is not None and endpoint.namespace != self._namespace:
             return
-        if not card.model_type & (ModelType.Chat | ModelType.Completions):
+        if card.is_settling:
+            return  # whether its worker stands is decided in a moment; what it had said before counts until then
+        self._unserved.pop(change.key, None)
+        if why := why_unserved(card):
+            await self._delete(change.key)
+            self._unserved[change.key] = (card.display_name, why)
+            logger.warning("worker %s of the model %r cannot be served here: %s", change.key, card.display_name, why)
             return
         if change.key in self._cards:
             if self._cards[change.key] == card:
@@ -295,6 +297,7 @@ class ModelManager:
                 self._admit(other_key, other)
 
     async def _delete(self, key: str) -> None:
+        self._unserved.pop(key, None)
         card = self._cards.pop(key, None)
         model = None if card is None else self._models.get(card.display_name)
         if card is None or model is None:
@@ -349,13 +352,32 @@ class ModelManager:
     def _take_back(self, card: ModelCard, endpoint: EndpointId) -> _Model | None:
         """Return the model that was kept, if this card is like its own in everything."""
         model = self._kept.get(card.display_name)
-        like = card if model is None else msgspec.structs.replace(card, runtime_config=model.card.runtime_config)
-        if model is None or model.end is None or like != model.card or endpoint != model.endpoint:
+        if model is None or model.end is None or endpoint != model.endpoint:
+            return None
+        its = model.card
+        # What may differ between workers of one model need not be as it was.
+        like = msgspec.structs.replace(
+            card, runtime_config=its.runtime_config, capabilities=its.capabilities, user_data=its.user_data,
+            waits=its.waits,
+        )  # fmt: skip
+        if like != its:
             return None
         model.end.cancel()
         model.end = None
         logger.info("the model %r is back", card.display_name)
         return self._kept.pop(card.display_name)
+
+    def _router_for(self, card: ModelCard) -> RouterConfig:
+        """What the workers say, or else what this frontend is told. Raises `ConfigError` for what makes no sense here.
+
+        A router between them and this frontend has a configuration of its own, and the workers' is not for it.
+        """
+        if card.router_config is None or ROUTES_TO in card.runtime_config:
+            return self._router_config
+        config = read_advertised(card.router_config)
+        check_router_config(config)
+        logger.info("the workers of the model %r say how they are routed to: %s", card.display_name, config.mode.value)
+        return config
 
     def _migration(self, name: str, workers: Workers, card_limit: int) -> Migration:
         limit = card_limit if self._migration_limit is None else self._migration_limit
@@ -369,9 +391,10 @@ class ModelManager:
         endpoint = self._runtime.namespace(at.namespace).component(at.component).endpoint(at.endpoint)
         try:
             model.workers = Workers(name, await endpoint.client(), model.serving, self._runtime.rng)
-            model.workers.router = await open_router(self._router_config, endpoint, model.workers, model.card)
+            config = self._router_for(model.card)
+            model.workers.router = await open_router(config, endpoint, model.workers, model.card)
             migration = self._migration(name, model.workers, model.card.migration_limit)
-            model.pipeline = await _pipeline_for(model.card, migration, self._request_trace)
+            model.pipeline = await pipeline_for(model.card, migration, self._request_trace)
             await model.workers.client.wait_for_instances()
         except Exception as error:
             # Whatever a model's files can cause concerns this model only.
@@ -388,6 +411,13 @@ class ModelManager:
         logger.info("the model %r is ready", name)
         self._ready.set()
 
+    def _unservable(self, name: str, why: str) -> WorkerUnavailable:
+        return WorkerUnavailable(f"the model {name!r} cannot be served by this frontend: {why}", model=name)
+
+    def _why_unserved(self, name: str) -> str | None:
+        """Why the workers of a model, if there are any, cannot be served here."""
+        return next((why for model, why in self._unserved.values() if model == name), None)
+
     def _not_found(self, name: str) -> str:
         names = self.names()
         known = ", ".join(repr(one) for one in names[:NAMED_MAX]) or "none yet"
@@ -400,32 +430,9 @@ class ModelManager:
         return asyncio.get_running_loop().time()
 
 
-async def _pipeline_for(card: ModelCard, migration: Migration, trace: RequestTrace | None) -> Pipeline:
-    if card.model_input is ModelInput.Text:
-        if trace is not None:
-            logger.warning(
-                "requests to the model %r are not in the request trace: its workers take text, and what prompts "
-                "have in common is not known here", card.display_name,
-            )  # fmt: skip
-        return TextPipeline(migration)
-    if card.model_input is ModelInput.Tokens:
-        return TokenPipeline(await Preprocessor.load(card), migration, trace)
-    raise ConfigError(f"its workers take {card.model_input.value!r}, which chat and completions are not made of")
-
-
 def _conflict(model: _Model, card: ModelCard, endpoint: EndpointId) -> str | None:
     """Say in what a card differs from those that serve its model; None if in nothing that matters."""
     whose = "the workers that serve it now"
     if endpoint != model.endpoint:
         return f"its endpoint is {endpoint}, and that of {whose} is {model.endpoint}"
     return difference(card, model.card, whose)
-
-
-def _check_kind(card: ModelCard, request: OpenAIRequest) -> None:
-    kind = ModelType.Chat if isinstance(request, ChatRequest) else ModelType.Completions
-    if kind not in card.model_type:
-        raise InvalidArgument(
-            f"the model {card.display_name!r} answers {card.model_type} requests only",
-            param="model",
-            code="wrong_model_type",
-        )

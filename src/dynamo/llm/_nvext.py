@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.kv_config import FACTOR_MAX
 from dynamo.llm._routing import RouterConfigOverride, RoutingConstraints
 from dynamo.llm._wishes import DP_RANK_MAX as DP_RANK_MAX
@@ -52,6 +53,7 @@ def _check_salt(salt: str) -> str:
 CacheSalt = Annotated[str, Field(min_length=1, max_length=CACHE_SALT_CHARS_MAX), AfterValidator(_check_salt)]
 
 
+@beta(since="0.1")
 class AgentHints(BaseModel):
     """What an agent knows of its request."""
 
@@ -65,6 +67,7 @@ class AgentHints(BaseModel):
     speculative_prefill: JsonValue = None
 
 
+@beta(since="0.1")
 class Constraints(BaseModel):
     """Which workers a request wants, by their taints; see `RoutingConstraints`."""
 
@@ -74,6 +77,7 @@ class Constraints(BaseModel):
     preferred_taints: Annotated[dict[Taint, Weight], Field(max_length=TAINTS_MAX)] = {}
 
 
+@beta(since="0.1")
 class ConfigOverride(BaseModel):
     """What one request wants otherwise than the KV router's configuration; see `RouterConfigOverride`."""
 
@@ -86,6 +90,7 @@ class ConfigOverride(BaseModel):
     track_prefill_tokens: bool | None = None
 
 
+@beta(since="0.1")
 class NvExt(BaseModel):
     """What a request asks beside the OpenAI API."""
 

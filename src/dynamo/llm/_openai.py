@@ -16,6 +16,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag, ValidationError, model_validator
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import stable
 from dynamo.llm._chat_messages import LIST, TEXT, ChatMessage, one_of, text_or_list
 from dynamo.llm._limits import (
     CHOICES_MAX,
@@ -54,6 +55,7 @@ Stop = Annotated[
 UserText = Annotated[str, Field(max_length=USER_CHARS_MAX)]
 
 
+@stable(since="0.1")
 class StreamOptions(BaseModel):
     """How to stream."""
 
@@ -63,6 +65,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
+@stable(since="0.1")
 class OpenAIRequest(BaseModel):
     """The fields that both routes share."""
 
@@ -175,6 +178,7 @@ _UNSERVED: dict[str, tuple[JsonValue, ...]] = {
 }
 
 
+@stable(since="0.1")
 class ChatRequest(OpenAIRequest):
     """The body of `/v1/chat/completions`."""
 
@@ -257,6 +261,7 @@ def _prompt_form(prompt: object) -> str | None:
     return None
 
 
+@stable(since="0.1")
 class CompletionRequest(OpenAIRequest):
     """The body of `/v1/completions`."""
 

@@ -8,6 +8,7 @@ is none of the reader's business: the next one goes on where it stopped (`_migra
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, nullcontext
 
@@ -33,6 +34,7 @@ from dynamo.llm._openai import SEED_MAX, ChatRequest, CompletionRequest, OpenAIR
 from dynamo.llm._poison import Suspect
 from dynamo.llm._preprocess import Preprocessor, RequestOptions
 from dynamo.llm._request_trace import RequestTrace
+from dynamo.llm._response_check import token_id_end
 from dynamo.llm._routing import NO_HINTS, RoutingHints
 
 #: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
@@ -49,13 +51,15 @@ class TokenPipeline:
         self._preprocessor = preprocessor
         self._migration = migration
         self._trace = trace
+        # What the ids of the model's tokens are below; found out with the first request.
+        self._token_id_end: int | None = None
 
     async def stream(
         self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS
     ) -> AsyncGenerator[list[bytes], None]:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         prompts = await self._prepare(request)
-        choices = self._choices(request, prompts)
+        choices = await self._choices(request, prompts, context)
         chunks = _chunks_for(request, context)
         async with aclosing(self._deltas(prompts, choices, context, hints)) as batches:
             async for deltas in batches:
@@ -66,7 +70,7 @@ class TokenPipeline:
     async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
         """Return the JSON of the whole answer."""
         prompts = await self._prepare(request)
-        choices = self._choices(request, prompts)
+        choices = await self._choices(request, prompts, context)
         answer: list[Delta] = []
         async with aclosing(self._deltas(prompts, choices, context, hints)) as batches:
             async for deltas in batches:
@@ -87,13 +91,21 @@ class TokenPipeline:
             about = request.budget_name if "max_tokens" in error.details else request.PROMPT
             raise InvalidArgument(error.message, **{"param": about, **error.details}) from error
 
-    def _choices(self, request: OpenAIRequest, prompts: list[PreprocessedRequest]) -> list[Choice]:
+    async def _choices(
+        self, request: OpenAIRequest, prompts: list[PreprocessedRequest], context: Context
+    ) -> list[Choice]:
         """The answers to give: `n` to each prompt, in order."""
         n = request.n or 1
         if n * len(prompts) > CHOICES_MAX:
             raise InvalidArgument(f"{n} answers to each of {len(prompts)} prompts are over {CHOICES_MAX}", param="n")
         wanted = [_nth(prompt, i) for prompt in prompts for i in range(n)]
-        return [Choice(index, one, self._preprocessor.tokenizer) for index, one in enumerate(wanted)]
+        card, tokenizer = self._preprocessor.card, self._preprocessor.tokenizer
+        if self._token_id_end is None:
+            self._token_id_end = await asyncio.to_thread(token_id_end, card, tokenizer)
+        return [
+            Choice(index, one, tokenizer, self._migration.check(context), self._token_id_end)
+            for index, one in enumerate(wanted)
+        ]
 
     def _deltas(
         self, prompts: list[PreprocessedRequest], choices: list[Choice], context: Context, hints: RoutingHints
@@ -119,6 +131,7 @@ class TokenPipeline:
             while True:
                 try:
                     async with await journey.send(choice.rest(), EngineOutput) as stream:
+                        choice.begin(stream)
                         while outputs := await stream.batch():
                             journey.note_answer()
                             if traced is not None:
@@ -129,9 +142,11 @@ class TokenPipeline:
                                 yield deltas
                             if choice.cut:
                                 return
-                        choice.end()
+                        if (last := choice.end()) is not None:
+                            yield [last]
                         return
                 except DynamoError as error:
+                    choice.check.note_unreadable(error)
                     if is_migratable(error) and (last := choice.finish_if_complete()) is not None:
                         yield [last]
                     if is_migratable(error) and choice.finished:

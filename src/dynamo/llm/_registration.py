@@ -12,6 +12,7 @@ import msgspec
 
 from dynamo._core.address import EndpointId, check_name, registration_key
 from dynamo._core.errors import ProtocolError
+from dynamo._core.stability import stable
 from dynamo.llm._model_card import ModelType
 
 #: The frontends that are told no other namespace look here.
@@ -35,12 +36,14 @@ class Kind(enum.Enum):
         return ModelType.Chat if self is Kind.Chat else ModelType.Completions
 
 
+@stable(since="0.1")
 class _Endpoint(msgspec.Struct, frozen=True):
     namespace: str
     component: str
     name: str
 
 
+@stable(since="0.1")
 class _Record(msgspec.Struct, frozen=True):
     """A registration as it stands in discovery."""
 
@@ -49,6 +52,7 @@ class _Record(msgspec.Struct, frozen=True):
     model_type: Kind
 
 
+@stable(since="0.1")
 class Registration(msgspec.Struct, frozen=True):
     """Requests of this kind for this model are answered at this endpoint."""
 

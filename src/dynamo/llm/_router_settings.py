@@ -6,12 +6,14 @@ The options of the KV router are those of `KvRouterConfig`, with its defaults, a
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import msgspec
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import Tier
 from dynamo.llm._kv_router.config import KvRouterConfig, RouterConfig, RouterMode
 from dynamo.llm._open_router import check_router_config
 from dynamo.runtime._settings import Settings, option
@@ -33,7 +35,7 @@ class RouterSettings(Settings):
         None, "keep each session (x-dynamo-session-id) with one worker until it was idle for so many seconds", least=1
     )
     router_session_affinity_mode: str = option(
-        "hard", "soft, with kv: unless another worker is much cheaper", choices=["hard", "soft"]
+        "hard", "soft, with kv: unless another worker is much cheaper", choices=["hard", "soft"], tier=Tier.BETA
     )
     active_decode_blocks_threshold: float | None = option(
         None, _ONLY_KV + "a worker is busy from this part of its blocks on", least=0, most=1
@@ -42,7 +44,10 @@ class RouterSettings(Settings):
         None, _ONLY_KV + "a worker is busy with more tokens to compute", least=0
     )
     active_prefill_tokens_threshold_frac: float | None = option(
-        None, _ONLY_KV + "a worker is busy with more than this times its max_num_batched_tokens to compute", least=0
+        None,
+        _ONLY_KV + "a worker is busy with more than this times its max_num_batched_tokens to compute",
+        least=0,
+        tier=Tier.BETA,
     )
     router_use_kv_events: bool = option(
         _KV.use_kv_events, _ONLY_KV + "learn from the workers' events what they hold; else remember what was sent where"
@@ -51,47 +56,63 @@ class RouterSettings(Settings):
         _KV.overlap_score_credit,
         _ONLY_KV + "how often a block counts that is to be computed and that others have cached; 0 ignores caches",
         least=0,
+        tier=Tier.BETA,
     )
     router_share_overlap_score_credit: bool = option(
-        _KV.share_overlap_score_credit, _ONLY_KV + "divide that by the number of workers that have the block"
+        _KV.share_overlap_score_credit,
+        _ONLY_KV + "divide that by the number of workers that have the block",
+        tier=Tier.BETA,
     )
     router_overlap_score_credit_decay: float = option(
-        _KV.overlap_score_credit_decay, _ONLY_KV + "how fast that falls for workers with more to compute", least=0
+        _KV.overlap_score_credit_decay,
+        _ONLY_KV + "how fast that falls for workers with more to compute",
+        least=0,
+        tier=Tier.EXPERIMENTAL,
     )
     router_prefill_load_scale: float = option(
-        _KV.prefill_load_scale, _ONLY_KV + "what a block to compute costs; one to hold costs 1", least=0
+        _KV.prefill_load_scale, _ONLY_KV + "what a block to compute costs; one to hold costs 1", least=0, tier=Tier.BETA
     )
     router_decode_active_request_weight: float = option(
-        _KV.decode_active_request_weight, _ONLY_KV + "what each request of a worker costs, in blocks", least=0
+        _KV.decode_active_request_weight,
+        _ONLY_KV + "what each request of a worker costs, in blocks",
+        least=0,
+        tier=Tier.BETA,
     )
     router_temperature: float = option(
         _KV.router_temperature,
         _ONLY_KV + "0 takes the cheapest worker; above, workers are drawn by their costs",
         least=0,
+        tier=Tier.BETA,
     )
     router_approximate_cache_policy: str = option(
         _KV.approximate_cache_policy,
         _ONLY_KV + "without events: forget what was sent after a time, or when the cache is full",
         choices=["ttl", "lru"],
+        tier=Tier.BETA,
     )
-    router_ttl_secs: float = option(_KV.router_ttl_secs, _ONLY_KV + "after how many seconds that is", least=0.001)
+    router_ttl_secs: float = option(
+        _KV.router_ttl_secs, _ONLY_KV + "after how many seconds that is", least=0.001, tier=Tier.BETA
+    )
     router_predicted_ttl_secs: float | None = option(
-        None, _ONLY_KV + "with events: expect for so many seconds that a worker holds what it was sent", least=0.001
+        None,
+        _ONLY_KV + "with events: expect for so many seconds that a worker holds what it was sent",
+        least=0.001,
+        tier=Tier.EXPERIMENTAL,
     )
     router_replica_sync: bool = option(
-        _KV.router_replica_sync, _ONLY_KV + "tell the other routers which requests run where"
+        _KV.router_replica_sync, _ONLY_KV + "tell the other routers which requests run where", tier=Tier.BETA
     )
     router_track_active_blocks: bool = option(
-        _KV.router_track_active_blocks, _ONLY_KV + "count the blocks that requests hold"
+        _KV.router_track_active_blocks, _ONLY_KV + "count the blocks that requests hold", tier=Tier.BETA
     )
     router_track_output_blocks: bool = option(
-        _KV.router_track_output_blocks, _ONLY_KV + "count those of generated tokens, too"
+        _KV.router_track_output_blocks, _ONLY_KV + "count those of generated tokens, too", tier=Tier.BETA
     )
     router_assume_kv_reuse: bool = option(
-        _KV.router_assume_kv_reuse, _ONLY_KV + "count blocks that requests of a worker share once"
+        _KV.router_assume_kv_reuse, _ONLY_KV + "count blocks that requests of a worker share once", tier=Tier.BETA
     )
     router_track_prefill_tokens: bool = option(
-        _KV.router_track_prefill_tokens, _ONLY_KV + "count the prompts that are being computed"
+        _KV.router_track_prefill_tokens, _ONLY_KV + "count the prompts that are being computed", tier=Tier.BETA
     )
     router_queue_threshold: float | None = option(
         None,
@@ -99,16 +120,21 @@ class RouterSettings(Settings):
         least=0.001,
     )
     router_queue_policy: str = option(
-        _KV.queue_policy, _ONLY_KV + "who goes first of those that wait", choices=["fcfs", "lcfs", "wspt"]
+        _KV.queue_policy,
+        _ONLY_KV + "who goes first of those that wait",
+        choices=["fcfs", "lcfs", "wspt"],
+        tier=Tier.BETA,
     )
-    router_queue_size_max: int = option(_KV.queue_size_max, _ONLY_KV + "so many wait at most", least=1)
+    router_queue_size_max: int = option(_KV.queue_size_max, _ONLY_KV + "so many wait at most", least=1, tier=Tier.BETA)
     router_queue_timeout_s: float = option(
-        _KV.queue_timeout_s, _ONLY_KV + "seconds that a request without a deadline waits", least=0.001
+        _KV.queue_timeout_s, _ONLY_KV + "seconds that a request without a deadline waits", least=0.001, tier=Tier.BETA
     )
     router_policy_classes: str | None = option(
-        None, _ONLY_KV + 'lines of their own to wait in, as JSON: [{"name": "batch", "quantum": 4096}]'
+        None, _ONLY_KV + 'lines of their own to wait in, as JSON: [{"name": "batch", "quantum": 4096}]', tier=Tier.BETA
     )
-    router_policy: str | None = option(None, _ONLY_KV + "a policy of your own in place of the cost, as MODULE:NAME")
+    router_policy: str | None = option(
+        None, _ONLY_KV + "a policy of your own in place of the cost, as MODULE:NAME", tier=Tier.BETA
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,8 +192,10 @@ def router_fields(router: str | Mapping[str, object]) -> dict[str, object]:
         name = str(key).replace("-", "_")
         name = name if name in names else f"router_{name}"
         if name not in names:
-            known = ", ".join(sorted(one.removeprefix("router_") for one in names))
-            raise ConfigError(f"the router has no option {key!r}; it has {known}", setting="router")
+            known = sorted(one.removeprefix("router_") for one in names)
+            close = difflib.get_close_matches(name.removeprefix("router_"), known, n=1)
+            hint = f"did you mean {close[0]!r}? it has" if close else "it has"
+            raise ConfigError(f"the router has no option {key!r}; {hint} {', '.join(known)}", setting="router")
         given[name] = value
     return given
 

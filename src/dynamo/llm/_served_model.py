@@ -15,9 +15,10 @@ from pathlib import Path
 from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown
 from dynamo.llm._messages import EngineOutput
-from dynamo.llm._model_card import MIGRATION_LIMIT, ModelInput, ModelType
+from dynamo.llm._model_card import MIGRATION_LIMIT
 from dynamo.llm._register import register_llm, unregister_llm
-from dynamo.llm._worker import WorkerEngine, kv_cache_facts, read_request
+from dynamo.llm._worker import WorkerEngine, model_config, read_request
+from dynamo.llm._worker_options import REFUSE
 from dynamo.runtime import Endpoint
 
 log = logging.getLogger(__name__)
@@ -45,25 +46,19 @@ class ServedModel:
         *,
         migration_limit: int = MIGRATION_LIMIT,
         labels: Mapping[str, object] = NO_LABELS,
+        on_conflict: str = REFUSE,
     ) -> ServedModel:
         """Own `engine`, and tell the frontends that it answers for the model in `path`, at `endpoint`.
 
-        `labels` are what else the model card says of the worker; see `worker_labels`.
+        `labels` are what else the model card says of the worker; see `worker_labels`. If other workers differ from it,
+        it is refused with `ConfigError`, or waits until they are gone, as `on_conflict` says.
         """
         model = cls(engine, endpoint)
-        block_size, runtime_config = kv_cache_facts(engine)
         try:
-            await register_llm(
-                ModelInput.Tokens,
-                ModelType.Chat | ModelType.Completions,
-                endpoint,
-                str(path),
-                name,
-                context_length=engine.max_context_length,
-                kv_cache_block_size=block_size,
-                migration_limit=migration_limit,
-                runtime_config={**runtime_config, **labels},
+            config = model_config(
+                engine, path, name, labels=labels, migration_limit=migration_limit, on_conflict=on_conflict
             )
+            await register_llm(endpoint, config)
         except BaseException:
             await model._close_engine()
             raise

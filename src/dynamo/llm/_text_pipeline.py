@@ -2,7 +2,8 @@
 
 The worker gets the body as it was sent, asked to stream, and yields OpenAI chunks: objects, or texts that are
 their JSON. They are passed on as they are; what a simple worker leaves out of a chunk's envelope is filled in.
-That every choice ends with exactly one finish reason is checked here as for any other model.
+That every choice was asked for, and ends with exactly one finish reason, is checked here as for any other model
+(`_response_check.py`).
 
 What such a worker has generated cannot be given to another one to go on with: a request moves to another
 worker as long as nothing of its answer has come, and no longer. One that is lost when every choice has its reason,
@@ -20,9 +21,9 @@ import msgspec
 
 from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError, HandlerError, ProtocolError, StreamIncomplete
-from dynamo.llm._limits import CHOICES_MAX
 from dynamo.llm._migration import Migration, is_migratable
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
+from dynamo.llm._response_check import ResponseCheck, Violation
 from dynamo.llm._routing import NO_HINTS, RoutingHints
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -51,9 +52,10 @@ class TextPipeline:
         """Yield the JSON of the chunks that are ready, until the answer is complete."""
         body = request.body() | {"stream": True}
         envelope = _envelope(request, context, "chat.completion.chunk")
-        async with aclosing(self._chunks(body, _Finished(request), context, hints)) as batches:
+        finished = self._finished(request, context)
+        async with aclosing(self._chunks(body, finished, context, hints)) as batches:
             async for chunks in batches:
-                yield [msgspec.json.encode(envelope | chunk) for chunk in chunks]
+                yield [_encoded(envelope | chunk, finished.check) for chunk in chunks]
 
     async def complete(self, request: OpenAIRequest, context: Context, hints: RoutingHints = NO_HINTS) -> bytes:
         """Return the JSON of the whole answer."""
@@ -61,10 +63,14 @@ class TextPipeline:
         if self._asks_for_usage:
             body["stream_options"] = {"include_usage": True}
         whole: list[Object] = []
-        async with aclosing(self._chunks(body, _Finished(request), context, hints)) as batches:
+        finished = self._finished(request, context)
+        async with aclosing(self._chunks(body, finished, context, hints)) as batches:
             async for chunks in batches:
                 whole.extend(chunks)
-        return msgspec.json.encode(accumulated(whole, _envelope(request, context, "chat.completion")))
+        return _encoded(accumulated(whole, _envelope(request, context, "chat.completion")), finished.check)
+
+    def _finished(self, request: OpenAIRequest, context: Context) -> _Finished:
+        return _Finished(request, self._migration.check(context))
 
     async def _chunks(
         self, body: Object, finished: _Finished, context: Context, hints: RoutingHints
@@ -75,16 +81,19 @@ class TextPipeline:
             while True:
                 try:
                     async with await journey.send(body, object) as stream:
+                        finished.check.source = stream
                         while items := await stream.batch():
                             has_begun = True
                             journey.note_answer()
-                            chunks = [_chunk(item) for item in items]
-                            for chunk in chunks:
-                                finished.check(chunk)
-                            yield chunks
-                        finished.check_end()
+                            chunks = [checked for item in items if (checked := finished.take(_chunk(item))) is not None]
+                            if chunks:
+                                yield chunks
+                            if len(chunks) < len(items) and finished.has_all:
+                                return  # what it goes on with is nothing that anybody waits for
+                        finished.end()
                         return
                 except DynamoError as error:
+                    finished.check.note_unreadable(error)
                     if finished.has_all and is_migratable(error):
                         return
                     if has_begun and is_migratable(error):
@@ -104,42 +113,75 @@ def _chunk(item: object) -> Object:
     return cast("Object", item)
 
 
+def _encoded(answer: Object, check: ResponseCheck) -> bytes:
+    """Return the JSON of what a worker sent, which need not have any: a key of msgpack may be nothing at all."""
+    try:
+        return msgspec.json.encode(answer)
+    except (TypeError, ValueError) as error:
+        raise check.broken(Violation.UNREADABLE, f"sent what JSON cannot say: {error}") from error
+
+
 class _Finished:
     """Which choices have begun, and which have ended."""
 
-    def __init__(self, request: OpenAIRequest) -> None:
+    def __init__(self, request: OpenAIRequest, check: ResponseCheck) -> None:
         num_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
         self._num_choices = (request.n or 1) * num_prompts
         self._awaits_usage = request.include_usage
         self._ended: dict[int, bool] = {}
+        self.check = check
 
     @property
     def has_all(self) -> bool:
         """Whether everything has come that was asked for; what a worker sends beyond it is its own."""
         return len(self._ended) == self._num_choices and all(self._ended.values()) and not self._awaits_usage
 
-    def check(self, chunk: Object) -> None:
-        """Take a chunk. Raises the error that it reports, and `ProtocolError` if it is none that can be passed on."""
+    def take(self, chunk: Object) -> Object | None:
+        """Return what may be passed on of a chunk; None if that is nothing.
+
+        Raises the error that it reports, and `ProtocolError` if it is none that can be passed on.
+        """
         if chunk.get("error") is not None:
             raise _reported(chunk["error"])
-        self._awaits_usage = self._awaits_usage and chunk.get("usage") is None
-        for choice in choices_of(chunk):
-            index = choice.get("index", 0)
-            if not isinstance(index, int) or not 0 <= index < CHOICES_MAX:
-                raise ProtocolError(f"the worker sent a choice with the index {index!r}")
-            if self._ended.get(index):
-                raise ProtocolError(f"the worker sent more of choice {index} after its finish reason")
-            if not isinstance(choice.get("delta", {}), dict):
-                raise ProtocolError(f"the worker sent a delta of choice {index} that is no object")
-            reason = choice.get("finish_reason")
-            if not isinstance(reason, str | None):
-                raise ProtocolError(f"the worker sent a finish reason of choice {index} that is no text: {reason!r}")
-            self._ended[index] = reason is not None
+        if not isinstance(usage := chunk.get("usage"), dict | None):
+            raise ProtocolError(f"the worker sent a usage that is no object: {str(usage)[:100]!r}")
+        self._awaits_usage = self._awaits_usage and usage is None
+        given = choices_of(chunk)
+        choices = [choice for choice in given if self._is_wanted(choice)]
+        if len(choices) == len(given):
+            return chunk
+        return chunk | {"choices": cast("list[Json]", choices)} if choices or usage is not None else None
 
-    def check_end(self) -> None:
-        """Raise `StreamIncomplete` unless there was an answer and all of it ended with a reason."""
-        if not self._ended or not all(self._ended.values()):
-            raise StreamIncomplete("the worker's stream ended without a finish reason")
+    def _is_wanted(self, choice: Object) -> bool:
+        """Whether this is a part of an answer that goes on. Raises `ProtocolError` if it is no part of any."""
+        index = choice.get("index", 0)
+        if type(index) is not int or not 0 <= index < self._num_choices:
+            raise self.check.broken(
+                Violation.WRONG_INDEX,
+                f"sent a choice with the index {index!r}; there are {self._num_choices}, from 0",
+            )
+        if self._ended.get(index):
+            self.check.tolerate(Violation.AFTER_FINISH, f"sent more of choice {index} after its finish reason")
+            return False
+        delta = choice.get("delta", {})
+        if not isinstance(delta, dict):
+            raise ProtocolError(f"the worker sent a delta of choice {index} that is no object")
+        if not isinstance(delta.get("content"), str | None) or not isinstance(choice.get("text"), str | None):
+            raise ProtocolError(f"the worker sent a piece of choice {index} that is no text")
+        reason = choice.get("finish_reason")
+        if not isinstance(reason, str | None):
+            raise ProtocolError(f"the worker sent a finish reason of choice {index} that is no text: {reason!r}")
+        self._ended[index] = reason is not None
+        return True
+
+    def end(self) -> None:
+        """Raise `StreamIncomplete` unless every choice that was asked for ended with a reason."""
+        num_ended = sum(self._ended.values())
+        if num_ended < self._num_choices:
+            which = f", and has so ended {num_ended} of {self._num_choices} choices" if self._num_choices > 1 else ""
+            what = f"ended without a finish reason{which}"
+            self.check.note(Violation.NO_FINISH, what)
+            raise StreamIncomplete(f"the worker's stream {what}")
 
 
 def _reported(error: Json) -> HandlerError:

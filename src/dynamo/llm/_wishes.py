@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dynamo._core.stability import beta
 from dynamo.llm._worker_labels import TAINT_CHARS_MAX, TAINTS_MAX
 
 #: msgspec knows no limit of this size; an id above it is nobody's.
@@ -29,6 +30,7 @@ DpRank = Annotated[int, Meta(ge=0, le=DP_RANK_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 
 
+@beta(since="0.1")
 class RoutingConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which workers a request wants, by their taints: the labels that workers carry in their model cards."""
 
@@ -38,8 +40,12 @@ class RoutingConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     preferred_taints: Annotated[dict[Taint, Weight], Meta(max_length=TAINTS_MAX)] = {}
 
 
+@beta(since="0.1")
 class RouterConfigOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one request wants otherwise than the router's configuration says; None leaves it as it is."""
+    """What one request wants otherwise than the router's configuration says; None leaves it as it is.
+
+    The fields are those of `KvRouterConfig`, and mean what they mean there.
+    """
 
     overlap_score_credit: float | None = None
     prefill_load_scale: float | None = None
@@ -51,6 +57,7 @@ class RouterConfigOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 NO_CONSTRAINTS = RoutingConstraints()
 
 
+@beta(since="0.1")
 class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a request says of where it is to go."""
 

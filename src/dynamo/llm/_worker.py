@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -22,7 +22,7 @@ from dynamo._core.discovery.base import LEASE_TTL_S
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
-from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, ModelInput, ModelType
+from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
 from dynamo.llm._register import register_llm, serve_engine, unregister_llm
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import DistributedRuntime, Endpoint
@@ -30,6 +30,9 @@ from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import failed, settle
 from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
+
+if TYPE_CHECKING:
+    from dynamo.llm._model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,15 @@ class WorkerEngine(Protocol):
 
     async def close(self) -> None:
         """End what runs, and give everything back. A second call changes nothing."""
+
+
+@runtime_checkable
+class TellingEngine(Protocol):
+    """An engine that tells which of the things that requests may ask for it can do."""
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """Names of `_capabilities.py`; those that are not there cannot be asked for."""
 
 
 @runtime_checkable
@@ -75,6 +87,33 @@ def kv_cache_facts(engine: WorkerEngine) -> tuple[int, dict[str, object]]:
     if isinstance(engine, CachingEngine):
         return engine.kv_cache_block_size, engine.runtime_config
     return KV_CACHE_BLOCK_SIZE, {}
+
+
+def capabilities_of(engine: WorkerEngine, runtime_config: Mapping[str, object]) -> list[str] | None:
+    """Return the capabilities for the card of an engine: what it tells, and its events; None if it does not tell."""
+    if not isinstance(engine, TellingEngine):
+        return None
+    events = ["kv_events"] if runtime_config.get("kv_events") else []
+    return list(dict.fromkeys([*engine.capabilities, *events]))
+
+
+def model_config(
+    engine: WorkerEngine, path: Path, name: str, *, labels: Mapping[str, object], **options: object
+) -> ModelConfig:
+    """Return what a worker with this engine registers; `options` are fields of a `ModelConfig`."""
+    from dynamo.llm._model_config import ModelConfig
+
+    block_size, runtime_config = kv_cache_facts(engine)
+    fields = {
+        "path": path,
+        "name": name,
+        "context_length": engine.max_context_length,
+        "kv_cache_block_size": block_size,
+        "capabilities": capabilities_of(engine, runtime_config),
+        "runtime_config": {**runtime_config, **labels},
+        **options,
+    }
+    return ModelConfig.model_validate(fields)
 
 
 def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, needs_weights: bool = True) -> int:
@@ -116,7 +155,7 @@ def read_request(value: object) -> PreprocessedRequest:
 
 
 async def _work(options: WorkerOptions, start_engine: StartEngineAt, needs_weights: bool, num_workers: int) -> None:
-    model_type = ModelType.parse(options.endpoint_types)
+    _ = options.model_type  # before anything is started, in case it is wrong
     runtime = DistributedRuntime(
         discovery=options.discovery, request_plane=options.request_plane, event_plane=options.event_plane
     )
@@ -127,7 +166,7 @@ async def _work(options: WorkerOptions, start_engine: StartEngineAt, needs_weigh
             try:
                 async with asyncio.TaskGroup() as workers:
                     for endpoint in endpoints:
-                        workers.create_task(_be_worker(endpoint, start_engine, path, options, model_type))
+                        workers.create_task(_be_worker(endpoint, start_engine, path, options))
             except BaseExceptionGroup as failures:
                 first = failures.exceptions[0]
                 raise first from first.__cause__
@@ -140,34 +179,28 @@ async def _endpoints(runtime: DistributedRuntime, options: WorkerOptions, num_wo
     return [Endpoint(runtime, id, lease) for lease in (None, *leases)]
 
 
-async def _be_worker(
-    endpoint: Endpoint, start_engine: StartEngineAt, path: Path, options: WorkerOptions, model_type: ModelType
-) -> None:
+async def _be_worker(endpoint: Endpoint, start_engine: StartEngineAt, path: Path, options: WorkerOptions) -> None:
     engine = await start_engine(path, endpoint)
     try:
-        await _serve(endpoint, engine, path, options, model_type)
+        await _serve(endpoint, engine, path, options)
     finally:
         await engine.close()
 
 
-async def _serve(
-    endpoint: Endpoint, engine: WorkerEngine, path: Path, options: WorkerOptions, model_type: ModelType
-) -> None:
+async def _serve(endpoint: Endpoint, engine: WorkerEngine, path: Path, options: WorkerOptions) -> None:
+    config = model_config(
+        engine,
+        path,
+        options.model_name or default_model_name(options.model_path),
+        labels=options.labels(),
+        model_type=options.model_type,
+        migration_limit=options.migration_limit,
+        custom_template_path=options.custom_jinja_template,
+        on_conflict=options.on_conflict,
+    )
     served = await serve_engine(endpoint, engine)
-    block_size, runtime_config = kv_cache_facts(engine)
     try:
-        card = await register_llm(
-            ModelInput.Tokens,
-            model_type,
-            endpoint,
-            str(path),
-            options.model_name or default_model_name(options.model_path),
-            context_length=engine.max_context_length,
-            kv_cache_block_size=block_size,
-            migration_limit=options.migration_limit,
-            runtime_config={**runtime_config, **options.labels()},
-            custom_template_path=options.custom_jinja_template,
-        )
+        card = await register_llm(endpoint, config)
         settle()
         log.info("serving the model %r at %s, instance %x", card.display_name, endpoint.id, served.instance_id)
         failure = await _end_of(endpoint.runtime, engine)

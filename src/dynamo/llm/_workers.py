@@ -21,6 +21,7 @@ import msgspec
 
 from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError, NoInstances, NoWorkerFits
+from dynamo.llm._capabilities import common_capabilities
 from dynamo.llm._kv_router.config import RouterMode
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import ModelCard
@@ -41,14 +42,20 @@ class Serving:
     def __init__(self) -> None:
         #: By instance.
         self.cards: dict[int, ModelCard] = {}
+        #: What all of them can do; None: everything.
+        self.capabilities: frozenset[str] | None = None
         self._grown = asyncio.Event()
 
     def add(self, instance_id: int, card: ModelCard) -> None:
+        """Count an instance among them, or put its new card in the place of the one before."""
         self.cards[instance_id] = card
+        self.capabilities = common_capabilities(self.cards.values())
         self._grown.set()
 
     def discard(self, instance_id: int) -> None:
+        """Count an instance out; one that is not there is no error."""
         self.cards.pop(instance_id, None)
+        self.capabilities = common_capabilities(self.cards.values())
 
     @property
     def are_routers(self) -> bool:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MockerConfig", "MockerEngine", "MockerWorker", "PolynomialTiming", "RankStats", "StepWork", "TimingModel"]
 
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
-def __getattr__(name: str) -> object:
-    if name == "MockerWorker":
-        from dynamo.mocker._service import MockerWorker
+    def __getattr__(name: str) -> object:
+        if name == "MockerWorker":
+            from dynamo.mocker._service import MockerWorker
 
-        return MockerWorker
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return MockerWorker
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,7 +94,7 @@ def start_engine(options: MockerOptions) -> StartEngineAt:
         sinks = kv_publishers(endpoint, config) if options.kv_events else []
         engine = await start_mocker(path, config, context_length=options.context_length, kv_event_sinks=sinks)
         if not metrics.num_engines:
-            endpoint.runtime.metrics.add(metrics)
+            endpoint.runtime.exposition.add(metrics)
         metrics.add(endpoint.lease_id(), engine)
         return engine
 

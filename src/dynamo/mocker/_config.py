@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import beta
 
 BLOCK_SIZE = 64
 NUM_GPU_BLOCKS = 16384
@@ -26,9 +27,14 @@ COUNTS = (
 WAITING_PER_SEQ_MAX = 32
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, kw_only=True)
 class MockerConfig:
     """The settings of a simulated engine, under vLLM's names. Raises `ConfigError` for those that make no sense.
+
+    Its cache has `num_gpu_blocks` blocks of `block_size` tokens. At most `max_num_seqs` requests run at a time, with
+    `max_num_batched_tokens` new tokens in a step, and `max_context_length` is how many tokens a prompt and its answer
+    may have together.
 
     With a `speedup_ratio` of 2 everything takes half the time, and with 0 none; `decode_speedup_ratio` is
     for decoding alone, beside the other. Each of the `dp_size` ranks has all the blocks and places. After its

@@ -13,6 +13,7 @@ from functools import partial
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, EngineShutdown, InvalidArgument
+from dynamo._core.stability import beta
 from dynamo.llm._kv_events import KvEventSink
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.mocker._answer import VOCABULARY
@@ -22,12 +23,14 @@ from dynamo.mocker._sequence import TokenSequence
 from dynamo.mocker._timing import PolynomialTiming, TimingModel
 
 
+@beta(since="0.1")
 class MockerEngine:
     """Serves requests in simulated time.
 
     `kv_event_sinks` hear of every block that is stored or removed, one for each of the `dp_size` ranks. A
     request that names a `dp_rank` goes there, and another one to the rank with the fewest requests.
-    `vocabulary` is what it answers with.
+    `vocabulary` is what it answers with: the ids of the tokens, two of them at least. Raises `ConfigError` for sinks
+    or a vocabulary that do not fit.
     """
 
     def __init__(
@@ -38,7 +41,8 @@ class MockerEngine:
         kv_event_sinks: Sequence[KvEventSink] = (),
         vocabulary: range = VOCABULARY,
     ) -> None:
-        self.config = config = config or MockerConfig()
+        config = config or MockerConfig()
+        self.config: MockerConfig = config
         if kv_event_sinks and len(kv_event_sinks) != config.dp_size:
             raise ConfigError(f"{len(kv_event_sinks)} kv_event_sinks for {config.dp_size} ranks: give one for each")
         if len(vocabulary) < 2:
@@ -65,6 +69,11 @@ class MockerEngine:
         return self.config.max_context_length
 
     @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask for: all that they may of the engines that it stands for."""
+        return ["logprobs", "seed", "penalties", "cache_salt"]
+
+    @property
     def kv_cache_block_size(self) -> int:
         """Tokens in one block."""
         return self.config.block_size
@@ -82,10 +91,12 @@ class MockerEngine:
 
     @property
     def num_requests_running(self) -> int:
+        """Requests that are in a batch now, over all ranks."""
         return sum(stats.num_requests_running for stats in self.stats())
 
     @property
     def num_requests_waiting(self) -> int:
+        """Requests that wait for a place or for blocks, over all ranks."""
         return sum(stats.num_requests_waiting for stats in self.stats())
 
     def stats(self) -> list[RankStats]:
@@ -97,7 +108,11 @@ class MockerEngine:
         return self._ranks[dp_rank].block_hashes()
 
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Yield the request's tokens as they come. The first and the last output have the usage."""
+        """Yield the request's tokens as they come. The first and the last output have the usage.
+
+        Raises `InvalidArgument` for a request that no rank could serve, `Overloaded` if too many wait already, and
+        `EngineShutdown` when it is closed or has failed.
+        """
         if self._failure is not None:
             raise self._failure()
         rank = self._rank_for(request)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dynamo._core.errors import DynamoError
+from dynamo._core.stability import beta
 from dynamo.llm._kv_events import KvEventSink
 from dynamo.mocker._block_pool import BlockPool
 from dynamo.mocker._config import MockerConfig
@@ -26,6 +27,7 @@ LAG_S_MAX = 0.05
 log = logging.getLogger(__name__)
 
 
+@beta(since="0.1", constructor=False)
 @dataclass(frozen=True, slots=True)
 class RankStats:
     """How a rank is now, and what it has done since the start; the names are those of vLLM's metrics."""

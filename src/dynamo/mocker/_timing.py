@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dynamo._core.stability import beta
 
+
+@beta(since="0.1")
 @dataclass(frozen=True, slots=True)
 class StepWork:
     """What one step computes.
@@ -25,6 +28,7 @@ class StepWork:
     num_decode_kv_tokens: int = 0
 
 
+@beta(since="0.1")
 class TimingModel(Protocol):
     """Says how long a step takes; both parts add up."""
 
@@ -35,6 +39,7 @@ class TimingModel(Protocol):
         """The time for the tokens that are generated; 0 if none is."""
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolynomialTiming:
     """Linear in the new tokens of prompts and quadratic by their attention; linear in what decoding reads.
@@ -50,10 +55,12 @@ class PolynomialTiming:
     decode_kv_token_s: float = 5.5e-8
 
     def prefill_s(self, work: StepWork) -> float:
+        """Seconds for the prompts, and for reading the weights if nothing is decoded."""
         base_s = 0.0 if work.num_decodes else self.base_s
         return base_s + self.prefill_token_s * work.num_prefill_tokens + self.prefill_pair_s * work.num_prefill_pairs
 
     def decode_s(self, work: StepWork) -> float:
+        """Seconds for the tokens that are generated, and for reading the weights; 0 if none is."""
         if not work.num_decodes:
             return 0.0
         return (

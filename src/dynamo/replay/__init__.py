@@ -3,6 +3,7 @@
 Nothing is served: all of it happens in one process, on a clock of its own, in as little time as it takes to compute.
 """
 
+from dynamo._core.stability import Stability, Tier
 from dynamo.replay._figures import Figures, Goals, Spread, WorkerFigures
 from dynamo.replay._policies import Policy, read_policies
 from dynamo.replay._replay import STREAM_INTERVAL, Replay, ReplayConfig, Report
@@ -27,3 +28,6 @@ __all__ = [
     "trace_stats",
     "write_trace",
 ]
+#: The marks of what can carry none.
+#: The marks of what can carry none.
+__stability__: dict[str, Stability] = {"STREAM_INTERVAL": Stability(Tier.BETA, "0.1")}

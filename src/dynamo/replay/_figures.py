@@ -13,11 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dynamo._core.stability import beta
 from dynamo.replay._drive import Outcome
 
 
+@beta(since="0.1", constructor=False)
 class Spread(msgspec.Struct, frozen=True):
-    """Of many values, the mean and some percentiles."""
+    """Of many values, the mean and some percentiles: `p50`, `p90` and `p99`, in the unit of the values."""
 
     mean: float
     p50: float
@@ -34,6 +36,7 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(mean, quantile(in_order, 0.5), quantile(in_order, 0.9), quantile(in_order, 0.99))
 
 
+@beta(since="0.1", constructor=False)
 class WorkerFigures(msgspec.Struct, frozen=True):
     """What one worker did."""
 
@@ -44,6 +47,7 @@ class WorkerFigures(msgspec.Struct, frozen=True):
     num_computed_tokens: int
 
 
+@beta(since="0.1")
 class Goals(msgspec.Struct, frozen=True):
     """What a request must keep to be counted as good."""
 
@@ -51,6 +55,7 @@ class Goals(msgspec.Struct, frozen=True):
     itl_s: float = 0.05
 
 
+@beta(since="0.1", constructor=False)
 class Figures(msgspec.Struct, frozen=True):
     """How one policy fared."""
 

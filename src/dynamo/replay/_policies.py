@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import beta
 from dynamo.llm import KvRouter, KvRouterConfig, RouterConfig, RouterMode
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._open_router import check_router_config, open_router
@@ -25,6 +26,7 @@ KNOWN = ", ".join([*(mode.value for mode in _MODES), ORACLE, MOST_CACHED])
 COMPARED_MAX = 16
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How the worker of a request is found."""
@@ -45,6 +47,7 @@ class Policy:
         )  # fmt: skip
 
 
+@beta(since="0.1")
 def read_policies(names: Sequence[str], kv_router_config: KvRouterConfig | None = None) -> list[Policy]:
     """Return the policies with these names: router modes, `oracle`, `most-cached`, or `module:function`, your own.
 

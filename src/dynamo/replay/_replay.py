@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo._core.stability import beta
 from dynamo._core.virtual_clock import run_virtually
 from dynamo.mocker import MockerConfig, TimingModel
 from dynamo.replay._cluster import open_cluster
@@ -27,6 +28,7 @@ DEFAULT_GOALS = Goals()
 OnProgress = Callable[[str, int], None]
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """The cluster, and how the requests come. Raises `ConfigError` for what makes no sense."""
@@ -59,8 +61,12 @@ class ReplayConfig:
             )
 
 
+@beta(since="0.1", constructor=False)
 class Report(msgspec.Struct, frozen=True):
-    """What a replay gives: the trace, and how each policy fared, in the order in which they were asked for."""
+    """What a replay gives: the trace, and how each policy fared, in the order in which they were asked for.
+
+    `replay_concurrency` is as in `ReplayConfig`: how many requests ran at a time, and None if they came as they came.
+    """
 
     trace: TraceStats
     num_workers: int
@@ -72,11 +78,16 @@ class Report(msgspec.Struct, frozen=True):
     is_complete: bool = True
 
     def to_json(self) -> bytes:
+        """Return it as JSON to read, in UTF-8. A figure of nothing is null."""
         return msgspec.json.format(msgspec.json.encode(self))
 
 
+@beta(since="0.1")
 class Replay:
-    """One replay. `report` says what there is, also while it runs and after it was interrupted."""
+    """One replay. `report` says what there is, also while it runs and after it was interrupted.
+
+    Raises `InvalidArgument` for a trace with a request that is longer than the engines take.
+    """
 
     def __init__(self, requests: Sequence[TracedRequest], policies: Sequence[Policy], config: ReplayConfig) -> None:
         longest = max(request.input_length + request.output_length for request in requests)

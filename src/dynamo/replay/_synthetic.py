@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count, islice
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import beta
 from dynamo.replay._trace import BLOCK_SIZE, TracedRequest
 
 #: No prompt is longer, and none is shorter.
@@ -60,6 +61,7 @@ SHAPES = {
 }  # fmt: skip
 
 
+@beta(since="0.1")
 def synthetic_trace(name: str, num_requests: int, seed: int = 0) -> list[TracedRequest]:
     """Return a trace of one of `SHAPES`. Raises `InvalidArgument` for a name that none has."""
     shape = SHAPES.get(name)

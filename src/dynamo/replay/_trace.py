@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import beta
 
 BLOCK_SIZE = 512
 LINE_BYTES_MAX = 8 << 20
@@ -40,9 +41,13 @@ class TraceLine(msgspec.Struct, frozen=True):
     block_size: int | None = None
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request of a trace. Times are from the trace's first request."""
+    """One request of a trace. Times are from the trace's first request.
+
+    `input_length` and `output_length` are in tokens.
+    """
 
     arrival_s: float
     input_length: int
@@ -60,6 +65,7 @@ class TracedRequest:
         return array("H", b"".join(parts)).tolist()[: self.input_length]
 
 
+@beta(since="0.1")
 def read_trace(paths: Iterable[Path], *, block_size: int = BLOCK_SIZE) -> list[TracedRequest]:
     """Read the files of a trace, in the order of arrival. Raises `InvalidArgument` for a line that is none."""
     requests = [request for path in paths for request in _read(path, block_size)]
@@ -70,6 +76,7 @@ def read_trace(paths: Iterable[Path], *, block_size: int = BLOCK_SIZE) -> list[T
     return [replace(request, arrival_s=request.arrival_s - first_s) for request in requests]
 
 
+@beta(since="0.1")
 def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
     """Write requests as Mooncake's traces have them."""
     with path.open("wb") as file:
@@ -84,9 +91,10 @@ def write_trace(path: Path, requests: Iterable[TracedRequest]) -> None:
             file.write(msgspec.json.encode(line) + b"\n")
 
 
+@beta(since="0.1", constructor=False)
 @dataclass(frozen=True, slots=True)
 class TraceStats:
-    """What a trace is like."""
+    """What a trace is like. `input_length_mean` and `output_length_mean` are in tokens."""
 
     num_requests: int
     duration_s: float
@@ -96,6 +104,7 @@ class TraceStats:
     reusable: float
 
 
+@beta(since="0.1")
 def trace_stats(requests: Sequence[TracedRequest]) -> TraceStats:
     """Return what a trace is like."""
     num_requests = len(requests)

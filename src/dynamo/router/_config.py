@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dynamo._core.address import EndpointId, check_name
 from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo._core.stability import Tier
 from dynamo.llm._router_settings import RouterSettings
 from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option, required_option
 
@@ -26,7 +27,11 @@ class _ServiceSettings(Settings):
     )
     component: str = option("router", "component of the router")
     booking_timeout_s: float = option(
-        BOOKING_TIMEOUT_S, "seconds after which what was booked and never freed is given back", least=0.1, most=86400
+        BOOKING_TIMEOUT_S,
+        "seconds after which what was booked and never freed is given back",
+        least=0.1,
+        most=86400,
+        tier=Tier.BETA,
     )
     discovery: str | None = option(None, DISCOVERY)
     request_plane: str | None = option(None, REQUEST_PLANE)

@@ -11,6 +11,7 @@ from msgspec import Meta
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
 from dynamo._core.limits import REQUEST_ID_CHARS_MAX
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.router import NUM_TOKENS_MAX
 from dynamo.llm._routing import Asked
 from dynamo.llm._wishes import NO_WISHES, DpRank, RouterConfigOverride, Wishes
@@ -20,6 +21,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 RequestId = Annotated[str, Meta(max_length=REQUEST_ID_CHARS_MAX)]
 
 
+@beta(since="0.1")
 class Query(msgspec.Struct, frozen=True):
     """A prompt, and what is wanted of the router for it: what it reads of a `PreprocessedRequest`, and more."""
 
@@ -48,6 +50,7 @@ class Query(msgspec.Struct, frozen=True):
             raise InvalidArgument("the request names its worker or rank, and asks which is best: leave one of both out")
 
 
+@beta(since="0.1")
 class Named(msgspec.Struct, frozen=True):
     """A request that was booked."""
 
@@ -56,6 +59,7 @@ class Named(msgspec.Struct, frozen=True):
     num_tokens: Annotated[int, Meta(ge=0, le=NUM_TOKENS_MAX)] = 0
 
 
+@beta(since="0.1")
 class Recent(msgspec.Struct, frozen=True):
     """Which decisions are to be explained: that on one request, or the last ones."""
 

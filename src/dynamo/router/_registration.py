@@ -54,8 +54,13 @@ class RouterCard:
         card = self._workers.card
         if card is None or not self._workers.instance_ids():
             return None
-        # What a worker says of itself is not true of the router; that it is one is.
-        return msgspec.structs.replace(card, runtime_config={ROUTES_TO: str(self._workers.endpoint.id)})
+        # What a worker says of itself is not true of the router; that it is one is, and what all of them can do.
+        common = self._workers.capabilities
+        return msgspec.structs.replace(
+            card,
+            runtime_config={ROUTES_TO: str(self._workers.endpoint.id)},
+            capabilities=None if common is None else sorted(common),
+        )
 
     async def _tell(self, card: ModelCard | None) -> None:
         if card == self._told:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from dynamo._internal import Component
 from dynamo.llm import KvRouter
 from dynamo.llm._zero_hits import LOOK_S, ZeroHits
 from dynamo.router._bookings import Bookings
@@ -19,7 +20,7 @@ from dynamo.router._handlers import Handlers
 from dynamo.router._metrics import RouterMetrics
 from dynamo.router._registration import RouterCard
 from dynamo.router._workers import EndpointWorkers
-from dynamo.runtime import Component, DistributedRuntime, ServedEndpoint
+from dynamo.runtime import DistributedRuntime, ServedEndpoint
 from dynamo.runtime._health import HealthKind
 from dynamo.runtime._process import settle
 
@@ -79,8 +80,8 @@ def _show(stack: AsyncExitStack, runtime: DistributedRuntime, workers: EndpointW
     async def has_worker() -> bool:
         return bool(workers.instance_ids())
 
-    runtime.metrics.add(metrics)
-    stack.callback(runtime.metrics.remove, metrics)
+    runtime.exposition.add(metrics)
+    stack.callback(runtime.exposition.remove, metrics)
     stack.callback(runtime.health.remove, runtime.health.add(HealthKind.READINESS, "having a worker", has_worker))
 
 

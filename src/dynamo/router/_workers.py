@@ -15,6 +15,7 @@ from dynamo._core.address import MODEL_CARDS, parse_key
 from dynamo._core.context import Context
 from dynamo._core.discovery.base import Put
 from dynamo._core.errors import CannotConnect, ConfigError, DynamoError, NoInstances
+from dynamo.llm._capabilities import common_capabilities
 from dynamo.llm._card_difference import difference
 from dynamo.llm._following import follow
 from dynamo.llm._kv_router.route import KvRoute
@@ -92,6 +93,11 @@ class EndpointWorkers:
     def card(self) -> ModelCard | None:
         """What the workers serve, as one of them says it; None if none of them has said."""
         return next(iter(self._accepted.values()), None)
+
+    @property
+    def capabilities(self) -> frozenset[str] | None:
+        """What all of the workers can do that have said so; None: everything."""
+        return common_capabilities(self._accepted.values())
 
     # What whoever runs the router asks.
 
@@ -188,6 +194,8 @@ class EndpointWorkers:
             card = ModelCard.from_json(change.value)
         except DynamoError as error:
             logger.warning("ignoring the model card at %s: %s", change.key, error)
+            return
+        if card.is_settling:  # whether it may stay is not known yet
             return
         if self._cards.get(id) != card:  # discovery may say the same again
             self._note(id, card)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections import deque
 
 from dynamo._core.errors import InvalidArgument, Overloaded
+from dynamo.runtime._arguments import check_count, check_seconds
 from dynamo.runtime._measured import Measured, RejectReason
 
 #: So many requests wait, and for so long, unless the endpoint says otherwise.
@@ -32,8 +32,12 @@ def admission(
 ) -> Admission | None:
     """Return what lets requests in, None for an endpoint that takes them all; None of a limit is its default.
 
-    Raises `InvalidArgument` for limits that make no sense, and for those of a line which nobody would stand in.
+    Raises `InvalidArgument` for limits that make no sense, and for those of a line which nobody would stand in; a
+    limit of a wrong type is a TypeError.
     """
+    check_count("max_concurrent_requests", running_max, 1, or_none="any number")
+    check_count("max_queued_requests", queued_max, 0, or_none=f"{QUEUED_REQUESTS_MAX}")
+    check_seconds("queue_timeout_s", queue_timeout_s, above_zero=True, or_none=f"{QUEUE_TIMEOUT_S:g}")
     if running_max is None:
         if queued_max is not None or queue_timeout_s is not None:
             name = "queue_timeout_s" if queued_max is None else "max_queued_requests"
@@ -53,11 +57,6 @@ class Admission:
     """The places of one endpoint, and the line before them."""
 
     def __init__(self, measured: Measured, *, running_max: int, queued_max: int, queue_timeout_s: float) -> None:
-        if running_max < 1 or queued_max < 0 or not 0 < queue_timeout_s < math.inf:
-            raise InvalidArgument(
-                f"max_concurrent_requests={running_max} must be 1 or more, max_queued_requests={queued_max} 0 or more, "
-                f"and queue_timeout_s={queue_timeout_s} more than 0"
-            )
         self.clock = asyncio.get_running_loop().time
         self._measured = measured
         self._running_max = running_max

@@ -61,11 +61,11 @@ class Caller:
         self.requests = requests
         self.instances = instances
         self.called = called
-        self.loop = asyncio.get_running_loop()
-        self.clock = self.loop.time
-        self.quarantine = Quarantine()
-        self.budget = RetryBudget(self.clock())
-        self.watch = StreamWatch(timeouts, lambda: self.budget.turn(self.clock()))
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.clock: Callable[[], float] = self.loop.time
+        self.quarantine: Quarantine = Quarantine()
+        self.budget: RetryBudget = RetryBudget(self.clock())
+        self.watch: StreamWatch = StreamWatch(timeouts, lambda: self.budget.turn(self.clock()))
 
     def candidates(self, avoid: Container[int] = (), tried: Collection[int] = ()) -> list[int]:
         """The instances to choose from. Raises `NoInstances` if there is none beside those to avoid."""
@@ -147,16 +147,16 @@ class Call:
         self.items: request_plane.ResponseStream
         #: Who has the request.
         self.instance: Instance
-        self.instance_id = -1
+        self.instance_id: int = -1
         #: Whether the instance has answered it.
-        self.has_begun = False
+        self.has_begun: bool = False
         #: Whether there is something to close.
-        self.is_open = False
+        self.is_open: bool = False
         #: Goes up when the reader begins to wait and when it has what it waited for: odd while it waits.
-        self.waits = 0
+        self.waits: int = 0
         # What the watch has seen.
-        self.waits_seen = -1
-        self.turns_waited = 0
+        self.waits_seen: int = -1
+        self.turns_waited: int = 0
         # Instances that did not begin it, and what was known when it was sent to the last one.
         self._tried: tuple[int, ...] = ()
         self._mark = 0

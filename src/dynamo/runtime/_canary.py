@@ -74,7 +74,7 @@ class Canary:
         self._measured = measured
         self._settings = settings
         #: Why the endpoint is not ready; empty if it answers.
-        self.complaint = ""
+        self.complaint: str = ""
         # Whether an item came out since the last look.
         self._moved = False
         self._task: asyncio.Task[None] | None = None

@@ -7,11 +7,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
+from typing_extensions import deprecated
+
 from dynamo._core import request_plane
 from dynamo._core.address import EndpointId
 from dynamo._core.context import Context
 from dynamo._core.errors import CannotConnect, InvalidArgument, NotFound, Overloaded
+from dynamo._core.stability import stable
 from dynamo.runtime import _codec
+from dynamo.runtime._arguments import check_callable, check_count, check_seconds, context_or_new, wrong_type
 from dynamo.runtime._call import AddressedCall, Call, Caller, Choose
 from dynamo.runtime._codec import Annotated, JsonValue
 from dynamo.runtime._instances import Instance, Instances
@@ -25,8 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@stable(since="0.1", constructor=False)
 class Client:
-    """Calls one endpoint, on whichever instances are alive now.
+    """Calls one endpoint, on whichever instances are alive now. `DistributedRuntime.client` returns one.
 
     A request that no instance has begun goes to another one by itself, within limits; one that has begun never
     does. Instances that could not be reached, were lost or are stuck are passed over for a while.
@@ -54,7 +59,10 @@ class Client:
         self._last_id = -1
 
     async def start(self) -> None:
-        """Begin to follow the instances; return when those that exist are known."""
+        """Begin to follow the instances; return when those that exist are known.
+
+        Whoever returns a client has done it. Raises `DynamoError` if discovery does not say within 10 seconds.
+        """
         if self._caller not in self._called.callers:
             self._called.callers.append(self._caller)
         await self._instances.start()
@@ -79,13 +87,24 @@ class Client:
         return instance_id in self._caller.quarantine
 
     async def wait_for_instances(self, count: int = 1, timeout_s: float | None = None) -> list[int]:
-        """Return the ids as soon as there are `count`. Raises `NoInstances` after `timeout_s` seconds."""
+        """Return the ids as soon as there are `count`.
+
+        Raises `NoInstances` after `timeout_s` seconds; None waits for ever.
+        """
+        check_count("count", count, 0)
+        check_seconds("timeout_s", timeout_s, or_none="no limit")
         await self._instances.wait_for(count, timeout_s)
         return list(self._instances.ids)
 
-    # Their older names.
-    endpoint_ids = instance_ids
-    wait_for_endpoints = wait_for_instances
+    @deprecated("endpoint_ids is instance_ids now, and goes with version 1.0")
+    def endpoint_ids(self) -> list[int]:
+        """The older name of `instance_ids`."""
+        return self.instance_ids()
+
+    @deprecated("wait_for_endpoints is wait_for_instances now, and goes with version 1.0")
+    async def wait_for_endpoints(self) -> list[int]:
+        """The older name of `wait_for_instances`, without a limit."""
+        return await self.wait_for_instances()
 
     async def wait_for_change(self) -> None:
         """Wait until the next change of who is alive. Raises `DynamoError` if none can come any more."""
@@ -115,16 +134,31 @@ class Client:
     ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
         """Call an instance chosen at random.
 
-        Items are `Annotated`; with `annotated=False` they are plain values, and with `item_type` they
-        are decoded into that msgspec type. Raises `NoInstances` if nobody serves the endpoint and
-        `CannotConnect` if nobody could be reached. A refusal, `Overloaded` or `WorkerUnavailable`, is raised
-        by the stream, in place of its first item, if other instances refuse, too.
+        `request` is what JSON can say, a msgspec struct or a pydantic model; `context` carries the id, the deadline,
+        the metadata and the cancellation, and is a new one if there is none. Items are `Annotated`; with
+        `annotated=False` they are plain values, and with `item_type` they are decoded into that msgspec type. Raises
+        `NoInstances` if nobody serves the endpoint and `CannotConnect` if nobody could be reached. A refusal,
+        `Overloaded` or `WorkerUnavailable`, is raised by the stream, in place of its first item, if other instances
+        refuse, too.
         """
         return await self._call(self._random, request, annotated, context, item_type)
 
     random = generate
-    #: The older name for a service that is not discovered. Every service is, so it is the same.
-    static = generate
+
+    @overload
+    async def static(
+        self, request: object, annotated: Literal[True] = True, context: Context | None = None
+    ) -> ResponseStream[Annotated]: ...
+    @overload
+    async def static(
+        self, request: object, annotated: Literal[False], context: Context | None = None
+    ) -> ResponseStream[JsonValue]: ...
+    @deprecated("there are no services that are not discovered: use generate; static goes with version 1.0")
+    async def static(
+        self, request: object, annotated: bool = True, context: Context | None = None
+    ) -> ResponseStream[Annotated] | ResponseStream[JsonValue]:
+        """The older name for a service that is not discovered. Every service is, so it is `generate`."""
+        return await self._call(self._random, request, annotated, context, None)
 
     @overload
     async def round_robin(
@@ -193,14 +227,19 @@ class Client:
         *,
         item_type: type[T] | None = None,
     ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
-        """Call one instance, and no other, whatever is known of it. Raises `NotFound` if it is not alive."""
+        """Call one instance, and no other, whatever is known of it. Otherwise like `generate`.
+
+        Raises `NotFound` if it is not alive.
+        """
+        if type(instance_id) is not int:
+            raise wrong_type("instance_id", instance_id, "the id of an instance, as `instance_ids` returns them")
         instance = self._instances.by_id.get(instance_id)
         if instance is None:
             raise NotFound(
                 f"instance {instance_id:x} not found for endpoint {str(self.endpoint)!r}", instance_id=str(instance_id)
             )
         self._called.requests += 1
-        call = Call(self._caller, _codec.encode(request), context or Context(), None)
+        call = Call(self._caller, _codec.encode(request), context_or_new(context), None)
         await call.send_to(instance)
         return _read(call, annotated, item_type)
 
@@ -217,10 +256,12 @@ class Client:
 
         While nobody has begun the request, `choose` is asked again, for each instance that it is sent to. What it
         raises the first time is raised here; later `NoInstances` and `Overloaded` mean that it goes to no other.
-        Otherwise like `round_robin`.
+        Otherwise like `round_robin`, and items are decoded into `item_type`.
         """
+        check_callable("request_for", request_for, "a function of an instance's id that returns the request for it")
+        check_callable("choose", choose, "a function of a list of ids that returns one of them")
         caller, choose = self._caller, _one_of_them(choose)
-        call = AddressedCall(caller, lambda id: _codec.encode(request_for(id)), context or Context(), choose, avoid)
+        call = AddressedCall(caller, lambda id: _codec.encode(request_for(id)), context_or_new(context), choose, avoid)
         self._called.requests += 1
         caller.budget.requests += 1
         instance = self._instances.by_id[choose(caller.candidates(avoid))]
@@ -240,7 +281,7 @@ class Client:
         avoid: Container[int] = (),
     ) -> ResponseStream[Annotated] | ResponseStream[JsonValue] | ResponseStream[T]:
         caller = self._caller
-        call = Call(caller, _codec.encode(request), context or Context(), choose, avoid)
+        call = Call(caller, _codec.encode(request), context_or_new(context), choose, avoid)
         self._called.requests += 1
         caller.budget.requests += 1
         try:

@@ -13,6 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import stable
+from dynamo.runtime._arguments import wrong_type
 
 JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
 
@@ -25,8 +27,12 @@ _ANNOTATED = b"\xc1"
 _ANNOTATED_BYTE = 0xC1
 
 
+@stable(since="0.1")
 class Annotated:
-    """An item of a response, with what a server may say beside the data."""
+    """An item of a response, with what a server may say beside the data: an event, comments, and an id.
+
+    A handler yields one to say more than data; a client gets each item as one, unless it asks for plain data.
+    """
 
     __slots__ = ("_comments", "_data", "_event", "_id")
 
@@ -39,24 +45,30 @@ class Annotated:
         self._id = id
 
     def data(self) -> JsonValue:
+        """The item itself; None if it is only an event or comments."""
         return self._data
 
     def event(self) -> str | None:
+        """What kind of thing it tells; None for plain data, `error` for an error."""
         return self._event
 
     def comments(self) -> list[str]:
+        """Remarks for people, most often none."""
         return self._comments
 
     def id(self) -> str | None:
+        """The id that the server gave the item; None if it gave none."""
         return self._id
 
     def is_error(self) -> bool:
+        """Whether the event is `error`."""
         return self._event == "error"
 
     def __repr__(self) -> str:
         return f"Annotated(data={self._data!r}, event={self._event!r}, comment={self._comments!r}, id={self._id!r})"
 
 
+@stable(since="0.1")
 class _Envelope(msgspec.Struct, array_like=True):
     data: object
     event: str | None = None
@@ -106,9 +118,15 @@ def decode_annotated(item: bytes) -> Annotated:
     return Annotated(_decoder.decode(item))
 
 
-def typed_decoder(value_type: type[T]) -> Callable[[bytes], T]:
-    """Return a decoder of the data of items into a msgspec type, without their annotations."""
-    decoder = msgspec.msgpack.Decoder(value_type)
+def typed_decoder(value_type: type[T], parameter: str = "item_type") -> Callable[[bytes], T]:
+    """Return a decoder of the data of items into a msgspec type, without their annotations.
+
+    Raises TypeError, naming the parameter that said so, if it is no type that bytes can be read into.
+    """
+    try:
+        decoder = msgspec.msgpack.Decoder(value_type)
+    except TypeError as error:
+        raise wrong_type(parameter, value_type, f"a type that msgspec can read, such as a Struct ({error})") from error
 
     def decode(item: bytes) -> T:
         if item and item[0] == _ANNOTATED_BYTE:

@@ -16,6 +16,8 @@ from dynamo._core import event_plane
 from dynamo._core.discovery import Discovery, Lease
 from dynamo._core.errors import DynamoError
 from dynamo._core.event_plane import EventPlane, EventStats, Gap, open_event_plane
+from dynamo._core.stability import stable
+from dynamo.runtime._arguments import check_text
 from dynamo.runtime._codec import UNREADABLE, JsonValue, encode
 from dynamo.runtime._event_plane_kinds import event_plane_kind_of, tell_event_plane
 from dynamo.runtime._payload import payload_decoder
@@ -32,6 +34,7 @@ T_co = TypeVar("T_co", covariant=True)
 RETRY_S = 1.0
 
 
+@stable(since="0.1")
 @dataclass(frozen=True, slots=True)
 class Event(Generic[T_co]):
     """What a publisher said. `sequence` counts what it has said on this subject, from 1."""
@@ -41,6 +44,7 @@ class Event(Generic[T_co]):
     payload: T_co
 
 
+@stable(since="0.1", constructor=False)
 class Subscription(Generic[T_co]):
     """The events on one subject, of everyone who publishes there: iterate, then close it, or use `async with`.
 
@@ -127,8 +131,9 @@ class EventScope(ABC):
         return await self.runtime.events.subscribe(subject, payload_type)
 
 
+@stable(since="0.1", constructor=False)
 class Events:
-    """Publishes and subscribes for one runtime."""
+    """Publishes and subscribes for one runtime: `runtime.events`. A subject is parts with `/` between them."""
 
     def __init__(self, at: str | EventPlane, discovery: Discovery, lease: Lease) -> None:
         self._at = at
@@ -147,7 +152,8 @@ class Events:
     async def open(self) -> EventPlane:
         """Open the plane, if nobody has yet: then publishing never waits.
 
-        Raises `ConfigError` or `CannotConnect`, in less than two seconds, if the plane is one on a server.
+        Raises `ConfigError` or `CannotConnect`, in less than two seconds, if the plane is one on a server, and
+        `DynamoError` if the runtime is closed.
         """
         async with self._opening:
             if self._closed:
@@ -161,6 +167,7 @@ class Events:
 
         Raises `InvalidArgument` for a subject that is none or a payload that is too large.
         """
+        check_text("subject", subject)
         plane = self._plane or await self.open()
         await plane.publish(subject, encode(payload))
 
@@ -171,8 +178,10 @@ class Events:
     async def subscribe(self, subject: str, payload_type: type[T] | None = None) -> Subscription[T]:
         """Begin to listen to those who publish on `subject` now, and those who come later.
 
-        Payloads are read into `payload_type`, a msgspec type or a pydantic model; one that cannot be is a gap.
+        Payloads are read into `payload_type`, a msgspec type or a pydantic model; one that cannot be is a gap. Raises
+        `InvalidArgument` for a subject that is none, and what `open` raises.
         """
+        check_text("subject", subject)
         plane = self._plane or await self.open()
         decode = payload_decoder(payload_type)
         subscription = Subscription(subject, plane.subscribe(subject), decode, self._subscriptions.discard)

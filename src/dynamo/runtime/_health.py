@@ -16,7 +16,7 @@ from typing import cast
 
 from dynamo._core.context import CancellationToken
 from dynamo._core.errors import DynamoError
-from dynamo.runtime._serving import ServedEndpoint
+from dynamo.runtime._served_endpoint import ServedEndpoint
 from dynamo.runtime._threads import HandlerThreads
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,10 @@ class Health:
 
     def endpoints(self) -> dict[str, bool]:
         """Whether each endpoint that is served here is ready, by its name, or its path if two have that."""
-        return {name: endpoint.is_open and not endpoint.complaint for name, endpoint in self._named()}
+        return {
+            name: endpoint.is_open and endpoint.is_registered and not endpoint.complaint
+            for name, endpoint in self._named()
+        }
 
     def _named(self) -> list[tuple[str, ServedEndpoint]]:
         served = sorted(self._served(), key=lambda endpoint: str(endpoint.id))
@@ -187,9 +190,12 @@ class Health:
         if not (endpoints or self.started or self.declared):
             return "it serves no endpoint yet"
         closing = [name for name, endpoint in endpoints if not endpoint.is_open]
+        asleep = [name for name, endpoint in endpoints if endpoint.is_open and not endpoint.is_registered]
         complaints = [
             f"the canary of {name} {endpoint.complaint}" for name, endpoint in endpoints if endpoint.complaint
         ]
+        if asleep and not closing:
+            return f"{', '.join(asleep)} sleeps: it is not registered"
         return f"{', '.join(closing)} drains" if closing else "; ".join(complaints)
 
     async def _ask(self, kind: HealthKind) -> Verdict:

@@ -1,4 +1,7 @@
-"""From an error to an HTTP status: the one table."""
+"""From an error to an HTTP status: the one table, and the word of handlers that choose a status themselves.
+
+What they choose stands among the details of their error, so that it crosses the network.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +55,29 @@ STATUS: dict[str, int] = {
     Stalled.code: 504,
 }
 
+#: The detail of a handler's error that says its HTTP status.
+HTTP_STATUS = "http_status"
+STATUS_MAX = 599
+#: A smaller status is that of no error.
+ERROR_STATUS_MIN = 400
+
 #: After how many seconds a client may try again that is told so, if nobody knows better.
 RETRY_AFTER_S = 1
 
 
+def chosen_status(error: DynamoError) -> int | None:
+    """Return the status that a handler here or elsewhere chose for its error; None if it chose none."""
+    status = error.details.get(HTTP_STATUS) if isinstance(error, HandlerError) else None
+    return status if isinstance(status, int) and ERROR_STATUS_MIN <= status <= STATUS_MAX else None
+
+
 def status_of(error: DynamoError) -> int:
-    """Return the status that this error is answered with; a class without one has its parent's."""
+    """Return the status that this error is answered with: that which was chosen, or else that of its class.
+
+    A class without one has its parent's.
+    """
+    if (chosen := chosen_status(error)) is not None:
+        return chosen
     tree = (kind for kind in type(error).__mro__ if issubclass(kind, DynamoError))
     return next(STATUS[kind.code] for kind in tree if kind.code in STATUS)
 

@@ -14,6 +14,7 @@ import msgspec
 from dynamo._core.address import EndpointId, parse_key
 from dynamo._core.discovery.base import Change, Put, Synced
 from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances
+from dynamo._core.stability import stable
 from dynamo.runtime import _codec
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 SYNC_TIMEOUT_S = 10.0
 
 
+@stable(since="0.1", constructor=False)
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One live server of an endpoint."""
@@ -33,6 +35,7 @@ class Instance:
     address: str
 
 
+@stable(since="0.1")
 class InstanceRecord(msgspec.Struct):
     """An instance as discovery holds it."""
 

@@ -7,17 +7,22 @@ from collections.abc import Callable
 
 from dynamo._core.context import CancellationToken
 from dynamo._core.discovery.base import Discovery, Lease
-from dynamo.runtime._serving import ServedEndpoint
+from dynamo._core.stability import stable
+from dynamo.runtime._served_endpoint import ServedEndpoint
 
 
+@stable(since="0.1", constructor=False)
 class CustomLease:
-    """A claim that some instances of this process are alive, until it is revoked."""
+    """A claim that some instances of this process are alive, until it is revoked.
+
+    `DistributedRuntime.grant_custom_lease` and `Component.create_service_with_custom_lease` return one.
+    """
 
     def __init__(self, lease: Lease, discovery: Discovery, on_close: Callable[[CustomLease], None]) -> None:
         #: The claim itself, as discovery knows it.
         self.lease = lease
         #: Cancelled when the lease is revoked or closed.
-        self.revoked = CancellationToken()
+        self.revoked: CancellationToken = CancellationToken()
         self._discovery = discovery
         self._on_close = on_close
         self._ending: asyncio.Task[None] | None = None
@@ -32,7 +37,7 @@ class CustomLease:
         if self.revoked.is_cancelled():
             return False
         for served in self._served:
-            if served.key not in await self._discovery.get_prefix(served.key) and served.is_open:
+            if served.key not in await self._discovery.get_prefix(served.key) and served.is_registered:
                 return False
         return not self.revoked.is_cancelled()
 

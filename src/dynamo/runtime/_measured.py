@@ -63,23 +63,23 @@ class Measured:
     )
 
     def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint  # as it is called in the log
-        self.requests = 0
-        self.request_bytes = 0
+        self.endpoint: str = endpoint  # as it is called in the log
+        self.requests: int = 0
+        self.request_bytes: int = 0
         self._closed_response_bytes = 0
         #: Those that are open.
         self.listeners: list[Listener] = []
-        self.cancelled = 0
-        self.errors = dict.fromkeys(ErrorType, 0)
-        self.rejected = dict.fromkeys(RejectReason, 0)
-        self.queued = 0  # requests that wait for a place now
-        self.canaries = 0  # requests of our own, which are not among the others
-        self.canary_failures = 0
-        self.buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
-        self.duration_sum_s = 0.0
+        self.cancelled: int = 0
+        self.errors: dict[ErrorType, int] = dict.fromkeys(ErrorType, 0)
+        self.rejected: dict[RejectReason, int] = dict.fromkeys(RejectReason, 0)
+        self.queued: int = 0  # requests that wait for a place now
+        self.canaries: int = 0  # requests of our own, which are not among the others
+        self.canary_failures: int = 0
+        self.buckets: list[int] = [0] * (len(DURATION_BUCKETS_S) + 1)
+        self.duration_sum_s: float = 0.0
         #: When an instance closed last: how long requests were given to finish, and how long the others took to end.
-        self.drain_s = 0.0
-        self.cleanup_s = 0.0
+        self.drain_s: float = 0.0
+        self.cleanup_s: float = 0.0
 
     @property
     def inflight(self) -> int:
@@ -125,11 +125,11 @@ class Called:
     __slots__ = ("callers", "quarantined", "requests", "retries", "retries_denied", "stalls")
 
     def __init__(self) -> None:
-        self.requests = 0
-        self.retries = dict.fromkeys(RetryReason, 0)
-        self.retries_denied = 0
-        self.stalls = dict.fromkeys(StallPhase, 0)
-        self.quarantined = dict.fromkeys(Fault, 0)
+        self.requests: int = 0
+        self.retries: dict[RetryReason, int] = dict.fromkeys(RetryReason, 0)
+        self.retries_denied: int = 0
+        self.stalls: dict[StallPhase, int] = dict.fromkeys(StallPhase, 0)
+        self.quarantined: dict[Fault, int] = dict.fromkeys(Fault, 0)
         #: The clients that are open.
         self.callers: list[Caller] = []
 

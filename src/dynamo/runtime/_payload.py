@@ -19,5 +19,5 @@ def payload_decoder(payload_type: type[T] | None) -> Callable[[bytes], T]:
         return cast("Callable[[bytes], T]", decode_plain)
     validate = getattr(payload_type, "model_validate", None)
     if validate is None:
-        return typed_decoder(payload_type)
+        return typed_decoder(payload_type, "payload_type")
     return lambda payload: cast("T", validate(decode_plain(payload)))

@@ -50,7 +50,7 @@ class Quarantine:
         #: Those that are out; empty, which is asked for every request, if all is well.
         self.out: dict[int, _Out] = {}
         #: Counts the faults: a request that began at a mark knows which faults came after it.
-        self.mark = 0
+        self.mark: int = 0
 
     def __contains__(self, id: int) -> bool:
         return id in self.out

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from dynamo._core.errors import DynamoError, ProtocolError
+from dynamo._core.stability import stable
 from dynamo.runtime import _codec
 from dynamo.runtime._call import Call
 
 T = TypeVar("T")
 
 
+@stable(since="0.1", constructor=False)
 class ResponseStream(Generic[T]):
     """The responses to one request, in order.
 

@@ -29,7 +29,7 @@ class RetryBudget:
         self._retries_before = 0
         # The slot that is open.
         self._opened_at = now
-        self.requests = 0
+        self.requests: int = 0
         self._retries = 0
 
     def turn(self, now: float) -> None:

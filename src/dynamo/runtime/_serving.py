@@ -10,106 +10,27 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Executor
 from contextlib import aclosing
 from contextvars import copy_context
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from dynamo._core import request_plane
-from dynamo._core.address import EndpointId
 from dynamo._core.context import Context, current_context
 from dynamo._core.errors import RELAYED, CannotConnect, DynamoError, EngineShutdown, Overloaded, WorkerUnavailable
+from dynamo.metrics._scope import PROCESS, Scope, current_scope
 from dynamo.runtime import _codec
 from dynamo.runtime._admission import Admission
+from dynamo.runtime._arguments import check_callable
 from dynamo.runtime._blame import blame, user_traceback
 from dynamo.runtime._measured import ErrorType, Measured
-
-if TYPE_CHECKING:
-    from dynamo._core.discovery.base import Discovery
-    from dynamo.runtime._canary import Canary
 
 logger = logging.getLogger(__name__)
 
 #: `(request)` or `(request, context)`; an async generator, an async function, or their sync kin.
 EndpointHandler = Callable[..., object]
 
-#: How long a closing endpoint waits for the requests that run.
-DRAIN_S = 30.0
-#: Discovery has so long to take an endpoint out; it ends with its lease in any case.
-UNREGISTER_TIMEOUT_S = 2.0
-
 _END = object()
 
 #: What most handlers return: one item, which needs no closer look.
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
-
-
-class ServedEndpoint:
-    """An endpoint that takes requests: registered, until it is closed."""
-
-    def __init__(
-        self,
-        id: EndpointId,
-        discovery: Discovery,
-        instance_id: int,
-        listener: request_plane.Listener,
-        drain_s: float,
-        on_close: Callable[[ServedEndpoint], None],
-        measured: Measured,
-        canary: Canary | None = None,
-    ) -> None:
-        self.id = id
-        self.instance_id = instance_id
-        #: Where discovery holds it.
-        self.key = id.instance_key(instance_id)
-        self._on_close = on_close
-        self._discovery = discovery
-        self._listener = listener
-        self._drain_s = drain_s
-        self._measured = measured
-        measured.listeners.append(listener)
-        self._canary = canary
-        self._closing: asyncio.Task[None] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it takes requests; not while it drains."""
-        return self._closing is None
-
-    @property
-    def complaint(self) -> str:
-        """Why it is not ready although it takes requests; empty if all is well."""
-        return "" if self._canary is None else self._canary.complaint
-
-    async def close(self, drain_s: float | None = None) -> None:
-        """Unregister, let running requests finish for `drain_s`, then end them. Later calls wait for the first."""
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(self._drain_s if drain_s is None else drain_s))
-        await asyncio.shield(self._closing)
-
-    async def _close(self, drain_s: float) -> None:
-        if self._canary is not None:
-            self._canary.cancel()
-        try:
-            await self._unregister()
-        finally:
-            began_at = asyncio.get_running_loop().time()
-            try:
-                await self._listener.close(drain_s)
-            finally:
-                self._measured.note_closed(self._listener, asyncio.get_running_loop().time() - began_at, drain_s)
-                if self._canary is not None:
-                    await self._canary.stop()
-                self._on_close(self)
-
-    async def _unregister(self) -> None:
-        """Leave discovery. If that does not answer, the requests that run must not lose the time they have."""
-        try:
-            async with asyncio.timeout(UNREGISTER_TIMEOUT_S):
-                await self._discovery.delete(self.key)
-        except TimeoutError:
-            logger.warning(
-                "discovery did not take %s out within %g s: callers hear from this process that it takes no more",
-                self.id,
-                UNREGISTER_TIMEOUT_S,
-            )
 
 
 def serve_bytes(
@@ -120,8 +41,12 @@ def serve_bytes(
     *,
     admission: Admission | None = None,
     encode: Callable[[object], bytes] = _codec.encode,
+    scope: Scope = PROCESS,
 ) -> request_plane.Handler:
-    """Return `handler` as the request plane wants it: bytes in, an async iterator of bytes out."""
+    """Return `handler` as the request plane wants it: bytes in, an async iterator of bytes out.
+
+    What it measures itself has the labels of `scope`.
+    """
     takes_context = _takes_context(handler)
     # Asked once: for every request it would cost more than all that is counted.
     is_stream = inspect.isasyncgenfunction(handler)
@@ -132,6 +57,7 @@ def serve_bytes(
         measured.requests += 1
         measured.request_bytes += len(payload)
         current_context.set(context)  # of the task of this request, and so of its handler
+        current_scope.set(scope)
         try:
             request = _codec.decode_request(payload, decode)
         except BaseException:
@@ -410,6 +336,7 @@ async def iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGen
 
 
 def _takes_context(handler: EndpointHandler) -> bool:
+    check_callable("handler", handler, "an async generator, an async function or a function of (request[, context])")
     parameters = inspect.signature(handler).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):

@@ -5,17 +5,25 @@ The field `http_port: int = option(8000, "port to listen on", least=0, most=6553
 the check of that range. A flag beats its variable, and the variable beats the default; a variable that is
 empty counts as not set. Whatever is wrong is a `ConfigError` that names the flag or the variable. A secret
 has a variable and no flag, because other users of a machine can read its command lines.
+
+An option is stable unless its field says otherwise; then its help says so, too. One that is experimental says so in
+the log when it is used, once in a process, wherever the settings come from.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import NoReturn, TypeVar, get_args, get_type_hints
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import Tier
+
+logger = logging.getLogger(__name__)
 
 #: The exit status of a command whose settings are wrong.
 USAGE = 2
@@ -36,21 +44,28 @@ _MEANT = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def option(
-    default: V, about: str, *, least: float = -math.inf, most: float = math.inf, choices: Sequence[str] = ()
+    default: V,
+    about: str,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    choices: Sequence[str] = (),
+    tier: Tier = Tier.STABLE,
 ) -> V:
     """Declare a field that is an option; a value is one of `choices`, or from `least` to `most`."""
-    return field(default=default, metadata={"help": about, "least": least, "most": most, "choices": tuple(choices)})
+    ranges = {"least": least, "most": most, "choices": tuple(choices)}
+    return field(default=default, metadata={"help": about, "tier": tier, **ranges})
 
 
-def required_option(about: str) -> str:
+def required_option(about: str, *, tier: Tier = Tier.STABLE) -> str:
     """Declare a text field that must be given."""
-    declared: str = field(metadata={"help": about})
+    declared: str = field(metadata={"help": about, "tier": tier})
     return declared
 
 
-def secret_option(about: str) -> str | None:
+def secret_option(about: str, *, tier: Tier = Tier.STABLE) -> str | None:
     """Declare a text field that is set by its variable only, and never shown."""
-    return field(default=None, repr=False, metadata={"help": about, "secret": True})
+    return field(default=None, repr=False, metadata={"help": about, "tier": tier, "secret": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +74,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for declared in fields(self):
-            _check(declared, getattr(self, declared.name), declared.name)
+            value = getattr(self, declared.name)
+            _check(declared, value, declared.name)
+            if _tier(declared) is Tier.EXPERIMENTAL and value != declared.default:
+                _say_experimental(declared)
 
 
 def read_settings(
@@ -107,11 +125,11 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return _flag(self.name)
 
     @property
     def variable(self) -> str:
-        return "DYN_" + self.name.removeprefix("dyn_").upper()
+        return _variable(self.name)
 
     @property
     def is_required(self) -> bool:
@@ -122,9 +140,14 @@ class Option:
         return bool(self.declared.metadata.get("secret"))
 
     @property
+    def tier(self) -> Tier:
+        return _tier(self.declared)
+
+    @property
     def about(self) -> str:
-        """What it means."""
-        return str(self.declared.metadata["help"])
+        """What it means, and its tier unless it is stable."""
+        says = str(self.declared.metadata["help"])
+        return says if self.tier is Tier.STABLE else f"{says} [{self.tier}]"
 
     @property
     def allowed(self) -> str:
@@ -171,7 +194,14 @@ class _Parser(argparse.ArgumentParser):
     """argparse, whose complaints are errors like any other wrong setting."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (--help shows every option)") from None
+        raise ConfigError(f"{message}{self._meant(message)} (--help shows every option)") from None
+
+    def _meant(self, message: str) -> str:
+        """Say which option was probably meant by one that there is not."""
+        _, is_unknown, given = message.partition("unrecognized arguments: ")
+        flag = given.split()[0].partition("=")[0] if is_unknown else ""
+        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        return f"; did you mean {close[0]}?" if close and flag.startswith("--") else ""
 
 
 def _parser(options: Iterable[Option], prog: str, description: str) -> _Parser:
@@ -182,6 +212,32 @@ def _parser(options: Iterable[Option], prog: str, description: str) -> _Parser:
         if not each.is_secret:
             each.add_to(parser)
     return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return "DYN_" + name.removeprefix("dyn_").upper()
+
+
+def _tier(declared: Field[object]) -> Tier:
+    return Tier(declared.metadata.get("tier", Tier.STABLE))
+
+
+#: The options of which it was said, in this process, that they are experimental.
+_said: set[str] = set()
+
+
+def _say_experimental(declared: Field[object]) -> None:
+    if declared.name not in _said:
+        _said.add(declared.name)
+        logger.warning(
+            "%s (%s) is experimental: it may change, or go, with any release",
+            _flag(declared.name),
+            _variable(declared.name),
+        )
 
 
 def _value_type(hint: object) -> type[Value]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from dynamo.runtime._serving import DRAIN_S
+from dynamo.runtime._served_endpoint import DRAIN_S
 
 if TYPE_CHECKING:
     from dynamo.runtime._runtime import DistributedRuntime

@@ -20,7 +20,7 @@ _NO_STORE = {"cache-control": "no-store"}
 
 def build_system_app(runtime: DistributedRuntime) -> Starlette:
     """Return the application that answers for a runtime."""
-    expose = runtime.metrics.prepare()
+    expose = runtime.exposition.prepare()
 
     async def live(request: Request) -> Response:
         verdict = await runtime.health.is_live()

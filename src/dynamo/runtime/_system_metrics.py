@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from dynamo.metrics._collect import collect
+from dynamo.metrics._names import names_on_page
+from dynamo.metrics._processes import is_shared, with_pid
+from dynamo.metrics._scope import Scope
+from dynamo.runtime._arguments import check_type
 from dynamo.runtime._discovery_health import DiscoveryCollector
+from dynamo.runtime._exposition import Source
 from dynamo.runtime._measured import DURATION_BUCKETS_S, Called, Measured
-from dynamo.runtime._metrics import Source
 from dynamo.runtime._transport_metrics import TransportCollector
 
 if TYPE_CHECKING:
@@ -35,36 +40,89 @@ CalledRow = tuple[list[str], Called]
 
 
 class Everything(Collector):
-    """The runtime's own metrics, of its endpoints, its discovery, its planes and the process, and what was added."""
+    """The runtime's own metrics, of its endpoints, its discovery, its planes and the process, and all others.
 
-    def __init__(self, runtime: DistributedRuntime, sources: Sequence[Source]) -> None:
+    With several processes behind one scrape, `dynamo.metrics` tells of all of them; everything else is of this
+    process, and says so with its `pid`.
+    """
+
+    def __init__(
+        self, runtime: DistributedRuntime, sources: Sequence[Source], scopes: Callable[[], Iterable[Scope]]
+    ) -> None:
         self._own = CollectorRegistry(auto_describe=False)
         self._own.register(_EndpointCollector(runtime))
         self._own.register(DiscoveryCollector(runtime))
         self._own.register(TransportCollector(runtime))
         ProcessCollector(registry=self._own)
+        self._counted = _Counted(scopes)
         self._sources = sources
 
+    def encoded(self, encode: Callable[[Collector], bytes]) -> bytes:
+        """Return everything as `encode` writes it, without what it cannot write."""
+        metrics = list(self.collect())
+        try:
+            return encode(_These(metrics))
+        except Exception:  # of whatever kind: it is a number or a text that a source made up
+            return encode(_These([metric for metric in metrics if _can_be_written(metric, encode)]))
+
     def collect(self) -> Iterator[Metric]:
-        names = set()
+        names: set[str] = set()
+        of_this_process = with_pid if is_shared() else _as_it_is
         for metric in self._own.collect():
-            names.add(metric.name)
-            yield metric
-        for source in tuple(self._sources):
+            names.update(names_on_page(metric.name, metric.type))
+            yield of_this_process(metric)
+        for source in (self._counted, *self._sources):
             for metric in _metrics_of(source):
-                if metric.name in names:  # a scraper would refuse all of them
+                its_names = names_on_page(metric.name, metric.type)
+                if names.isdisjoint(its_names):
+                    names.update(its_names)
+                    yield metric if source is self._counted else of_this_process(metric)
+                else:  # a scraper would refuse all of them
                     logger.error("the metric %s of %r is left out: another one has its name", metric.name, source)
-                else:
-                    names.add(metric.name)
-                    yield metric
+
+
+def _as_it_is(metric: Metric) -> Metric:
+    return metric
 
 
 def _metrics_of(source: Source) -> list[Metric]:
     try:
-        return list(source.collect())
+        metrics = list(source.collect())
+        for metric in metrics:
+            check_type("metric", metric, Metric, "metrics of prometheus_client")
+        return metrics
     except Exception:
         logger.exception("the metrics of %r are left out", source)
         return []
+
+
+def _can_be_written(metric: Metric, encode: Callable[[Collector], bytes]) -> bool:
+    try:
+        encode(_These([metric]))
+    except Exception:
+        logger.exception("the metric %s is left out: it cannot be written", metric.name)
+        return False
+    return True
+
+
+class _These(Collector):
+    """Metrics that were collected."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class _Counted:
+    """What `dynamo.metrics` has."""
+
+    def __init__(self, scopes: Callable[[], Iterable[Scope]]) -> None:
+        self._scopes = scopes
+
+    def collect(self) -> Iterable[Metric]:
+        return collect(self._scopes())
 
 
 class _EndpointCollector(Collector):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import stable
+from dynamo.runtime._arguments import wrong_type
 
 if TYPE_CHECKING:
     from dynamo.runtime._call import Call
@@ -29,15 +31,23 @@ TURNS_PER_LIMIT = 10
 TURN_MAX_S = 1.0
 
 
+@stable(since="0.1")
 @dataclass(frozen=True, slots=True)
 class StreamTimeouts:
-    """How long to wait for the first item of a stream, and for each later one; None is for ever."""
+    """How long to wait for the first item of a stream, and for each later one, in seconds; None is for ever.
+
+    Without more said that is `first_item_s` 120 and `inter_item_s` 30.
+
+    Raises `ConfigError` for a limit that is not more than 0.
+    """
 
     first_item_s: float | None = FIRST_ITEM_TIMEOUT_S
     inter_item_s: float | None = INTER_ITEM_TIMEOUT_S
 
     def __post_init__(self) -> None:
         for name, limit_s in (("first_item_s", self.first_item_s), ("inter_item_s", self.inter_item_s)):
+            if limit_s is not None and (not isinstance(limit_s, int | float) or isinstance(limit_s, bool)):
+                raise wrong_type(name, limit_s, "seconds, more than 0, or None for no limit")
             if limit_s is not None and not 0 < limit_s < math.inf:
                 raise ConfigError(f"{name} is {limit_s}: it must be more than 0, or None for no limit", setting=name)
 
@@ -73,11 +83,11 @@ class StreamWatch:
         self.timeouts = timeouts
         self._on_turn = on_turn
         limits = [limit_s for limit_s in (timeouts.first_item_s, timeouts.inter_item_s) if limit_s is not None]
-        self.turn_s = min([TURN_MAX_S, *(limit_s / TURNS_PER_LIMIT for limit_s in limits)])
+        self.turn_s: float = min([TURN_MAX_S, *(limit_s / TURNS_PER_LIMIT for limit_s in limits)])
         #: What happened so many turns ago is forgotten: no stream that waits has waited for so long.
         self._turns_kept = 2 + int(max(limits, default=0.0) / self.turn_s)
         #: How many turns there were, and the last one in which each instance gave an item.
-        self.turn = 0
+        self.turn: int = 0
         self.moved: dict[int, int] = {}
         # The streams that are open, in the order in which they were opened.
         self._calls: dict[Call, None] = {}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from dynamo._core import work_queue
+from dynamo._core.stability import stable
+from dynamo.runtime._arguments import check_seconds
 from dynamo.runtime._codec import UNREADABLE, encode
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 T_co = TypeVar("T_co", covariant=True)
 
 
+@stable(since="0.1", constructor=False)
 class Job(Generic[T_co]):
     """A job that was given to us; nobody else gets it while it is ours.
 
@@ -56,8 +59,9 @@ class Job(Generic[T_co]):
         await (self.ack() if error_type is None else self.nack())
 
 
+@stable(since="0.1", constructor=False)
 class WorkQueue(Generic[T_co]):
-    """One queue, as this process sees it."""
+    """One queue, as this process sees it. `DistributedRuntime.work_queue` returns one; it is closed with it."""
 
     def __init__(
         self,
@@ -87,11 +91,12 @@ class WorkQueue(Generic[T_co]):
         await self._queue.enqueue(encode(payload))
 
     async def dequeue(self, timeout_s: float) -> Job[T_co] | None:
-        """Return the next job, waiting so long for one; None if there was none.
+        """Return the next job, waiting `timeout_s` seconds for one, 0 or more; None if there was none.
 
         Raises a `DynamoError` if the queue cannot be reached, and still cannot when the time is up. A job that
         cannot be read is given back, for somebody who may know it, and given up like one that nobody does.
         """
+        check_seconds("timeout_s", timeout_s)
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         left_s = timeout_s
@@ -105,7 +110,10 @@ class WorkQueue(Generic[T_co]):
         return None
 
     async def size(self) -> int:
-        """Return how many jobs wait or are being worked on: everything that was not acknowledged."""
+        """Return how many jobs wait or are being worked on: everything that was not acknowledged.
+
+        Raises a `DynamoError` if the queue cannot be reached.
+        """
         return await self._queue.size()
 
     async def close(self) -> None:
@@ -114,8 +122,12 @@ class WorkQueue(Generic[T_co]):
         await self._queue.close()
 
 
+@stable(since="0.1", constructor=False)
 class ServedWorkQueue:
-    """A queue that this process serves; on NATS, one that it has seen to."""
+    """A queue that this process serves; on NATS, one that it has seen to.
+
+    `DistributedRuntime.serve_work_queue` returns one; it is closed with it.
+    """
 
     def __init__(
         self, name: str, served: work_queue.ProvidedQueue, on_close: Callable[[ServedWorkQueue], None]

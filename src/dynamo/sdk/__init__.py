@@ -1,5 +1,6 @@
 """The SDK: an inference graph as plain Python classes, started with `dynamo serve`."""
 
+from dynamo._core.stability import Stability, Tier
 from dynamo.sdk._context import dynamo_context, server_context
 from dynamo.sdk._depends import depends
 from dynamo.sdk._endpoints import DynamoTransport, api, dynamo_endpoint, endpoint
@@ -35,3 +36,10 @@ __all__ = [
     "service",
     "service_of",
 ]
+#: The marks of what can carry none.
+#: The marks of what can carry none.
+__stability__: dict[str, Stability] = {
+    "DYNAMO_IMAGE": Stability(Tier.STABLE, "0.1"),
+    "dynamo_context": Stability(Tier.STABLE, "0.1"),
+    "server_context": Stability(Tier.STABLE, "0.1"),
+}

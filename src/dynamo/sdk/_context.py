@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, TypeVar, cast
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 from dynamo._core.context import current_context
-from dynamo.runtime import Component, DistributedRuntime, Endpoint
+from dynamo.runtime import DistributedRuntime, Endpoint
+from dynamo.runtime._component import Component
 from dynamo.runtime._lease import CustomLease
 
 T = TypeVar("T")
 
 
-class DynamoContext(TypedDict, total=False):
-    """The keys of `dynamo_context`; they are there from before the service is built."""
+class DynamoContext(TypedDict):
+    """The keys of `dynamo_context`; they are there from before the service is built until it has ended.
+
+    In a process that runs no service there are none, and asking for one is a `KeyError`.
+    """
 
     service_name: str
     #: The services that run elsewhere, each with its `dynamo://namespace/component`.
     runner_map: dict[str, str]
+    #: As is the component: only there if the service is one, so unless its `dynamo.enabled` is false.
     namespace: str
     #: 1 for the first worker of the service.
     worker_id: int
@@ -25,11 +30,11 @@ class DynamoContext(TypedDict, total=False):
     #: The endpoints of the service, in the order of definition.
     endpoints: list[Endpoint]
     #: What the instances of this worker live by; only there if the service has `dynamo.custom_lease`.
-    lease: CustomLease
+    lease: NotRequired[CustomLease]
 
 
 #: The surroundings of the service that this process runs.
-dynamo_context: DynamoContext = {}
+dynamo_context: DynamoContext = cast("DynamoContext", {})
 
 
 class ServerContext:
@@ -37,15 +42,17 @@ class ServerContext:
 
     @property
     def worker_index(self) -> int:
-        """1 for the first worker of the service."""
+        """1 for the first worker of the service. RuntimeError in a process that runs none."""
         return _in_service("worker_index", dynamo_context.get("worker_id"))
 
     @property
     def service_name(self) -> str:
+        """The name of the service. RuntimeError in a process that runs none."""
         return _in_service("service_name", dynamo_context.get("service_name"))
 
 
-server_context = ServerContext()
+#: The same for code that was written for BentoML.
+server_context: ServerContext = ServerContext()
 
 
 def _in_service(attribute: str, value: T | None) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast, get_origin, overload
 
+from dynamo._core.stability import stable
 from dynamo.sdk._interface import abstract_endpoints
 from dynamo.sdk._service import Service, nearest_service, service_of
 
@@ -28,7 +29,7 @@ class Dependency(Generic[T]):
 
     def __init__(self, on: Service[T]) -> None:
         self.on: Service[object] = on
-        self.name = ""
+        self.name: str = ""
         #: The proxy, in a process that runs the service which has the dependency.
         self.caller: ServiceProxy | None = None
 
@@ -55,7 +56,11 @@ class Dependency(Generic[T]):
         return cast(T, nearest_service(owner).resolve(self.name))
 
     async def get_endpoint(self, name: str) -> Client:
-        """Return the client of an endpoint of the other service; only in a process that calls it."""
+        """Return the client of an endpoint of the other service, once one of its workers serves it.
+
+        Raises ValueError in a process in which the service that has the dependency does not run, AttributeError if the
+        other service has no such endpoint, and `DeadlineExceeded` if nobody serves it in time.
+        """
         if self.caller is None:
             raise ValueError(f"Runtime not set for the dependency on {self.on.name}: its service does not run here")
         return await self.caller.get_endpoint(name)
@@ -65,10 +70,12 @@ class Dependency(Generic[T]):
 def depends(on: Service[T]) -> Dependency[T]: ...
 @overload
 def depends(on: type[T]) -> Dependency[T]: ...
+@stable(since="0.1")
 def depends(on: Service[T] | type[T] | None = None, **remote: object) -> Dependency[T]:
     """Declare that the service calls `on`, another class decorated with `@service`, or an interface.
 
-    Which service answers for an interface is decided by `.link()`.
+    Which service answers for an interface is decided by `.link()`. Raises TypeError for anything else, and for
+    the keywords by which BentoML names a remote deployment.
     """
     for keyword in remote:
         if keyword not in _REMOTE:

@@ -14,6 +14,7 @@ from typing import TypeVar, overload
 
 from dynamo._core.address import check_name
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import stable
 
 _MARK = "__dynamo_endpoint__"
 _NO_METHODS = (staticmethod, classmethod, property, cached_property, partialmethod, type)
@@ -22,6 +23,7 @@ HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
+@stable(since="0.1")
 class DynamoTransport(StrEnum):
     """How an endpoint is reached."""
 
@@ -69,11 +71,15 @@ class EndpointSpec:
 def dynamo_endpoint(name: Method, /) -> Method: ...
 @overload
 def dynamo_endpoint(name: str | None = None, is_api: bool = False) -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def dynamo_endpoint(name: Method | str | None = None, is_api: bool = False) -> Method | Callable[[Method], Method]:
     """Mark a method that others can call: other services, or with `is_api` HTTP clients.
 
-    The name is the method's unless another is given; it may contain slashes.
+    The name is the method's unless another is given; it may contain slashes. Raises TypeError for what is no method,
+    or a name that is none.
     """
+    if not isinstance(is_api, bool):
+        raise TypeError(f"is_api must be True or False, not {is_api!r}")
     transport = DynamoTransport.HTTP if is_api else DynamoTransport.DEFAULT
     return _decorator(name, [transport], None)
 
@@ -86,12 +92,18 @@ def endpoint(
     transports: Iterable[DynamoTransport] | None = None,
     http_method: str | None = None,
 ) -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def endpoint(
     name: Method | str | None = None,
     transports: Iterable[DynamoTransport] | None = None,
     http_method: str | None = None,
 ) -> Method | Callable[[Method], Method]:
-    """Mark a method that others can call, over the transports that are given."""
+    """Mark a method that others can call, over the transports that are given: by default by other services.
+
+    `http_method` (POST) is for the transport `DynamoTransport.HTTP`. Without a `name` it is the method's. Raises
+    ValueError for a transport or a method that there is not, and for none at all, and TypeError for what is no method,
+    or a name that is none.
+    """
     return _decorator(name, [DynamoTransport.DEFAULT] if transports is None else transports, http_method)
 
 
@@ -99,8 +111,13 @@ def endpoint(
 def api(name: Method, /) -> Method: ...
 @overload
 def api(name: str | None = None, http_method: str | None = None) -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def api(name: Method | str | None = None, http_method: str | None = None) -> Method | Callable[[Method], Method]:
-    """Mark a method that HTTP clients can call, under `/<name>`."""
+    """Mark a method that HTTP clients can call, under `/<name>`, with POST unless `http_method` is another.
+
+    Without a `name` it is the method's. Raises ValueError for an HTTP method that there is not, and TypeError for what
+    is no method, or a name that is none.
+    """
     return _decorator(name, [DynamoTransport.HTTP], http_method)
 
 
@@ -152,17 +169,28 @@ def _spec(cls: type, attribute: str, value: object, mark: _Mark) -> EndpointSpec
     return EndpointSpec(name, attribute, value, mark.transports, mark.http_method, overridden)
 
 
+def _kinds_of(transports: object) -> frozenset[DynamoTransport]:
+    given = [transports] if isinstance(transports, str) else transports
+    if not isinstance(given, Iterable):
+        raise TypeError(f"transports must be a list of DynamoTransport, not {transports!r}")
+    kinds: list[DynamoTransport] = []
+    for transport in given:
+        try:
+            kinds.append(DynamoTransport(transport))
+        except ValueError as error:
+            raise ValueError(f"transports: {error}; there are {', '.join(DynamoTransport)}") from None
+    if not kinds:
+        raise ValueError("transports is empty, so nobody could call the endpoint; leave it out, or name one")
+    return frozenset(kinds)
+
+
 def _decorator(
     name: Method | str | None, transports: Iterable[DynamoTransport], http_method: str | None
 ) -> Method | Callable[[Method], Method]:
-    if isinstance(transports, str):
-        transports = [DynamoTransport(transports)]
-    kinds = frozenset(DynamoTransport(transport) for transport in transports)
-    if not kinds:
-        raise ValueError("transports is empty, so nobody could call the endpoint; leave it out, or name one")
+    kinds = _kinds_of(transports)
     if http_method is not None and DynamoTransport.HTTP not in kinds:
         raise ValueError("http_method can only be specified for endpoints with HTTP transport")
-    method_name = (http_method or "POST").upper()
+    method_name = "POST" if http_method is None else str(http_method).upper()
     if method_name not in HTTP_METHODS:
         raise ValueError(f"http_method {http_method!r} is none of {', '.join(HTTP_METHODS)}")
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TypeVar, cast, overload
 
 from dynamo._core.errors import DynamoError
+from dynamo._core.stability import stable
 from dynamo.runtime._blame import blame
 
 _MARK = "__dynamo_hook__"
@@ -35,6 +36,7 @@ class HookKind(StrEnum):
 def async_on_start(method: Method, /) -> Method: ...
 @overload
 def async_on_start() -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def async_on_start(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
     """Mark a method, sync or async, that runs before the endpoints of the service can be called.
 
@@ -48,6 +50,7 @@ def async_on_start(method: Method | None = None, /) -> Method | Callable[[Method
 def async_on_shutdown(method: Method, /) -> Method: ...
 @overload
 def async_on_shutdown() -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def async_on_shutdown(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
     """Mark a method, sync or async, that runs once after the last request of the service, however that ends.
 
@@ -64,6 +67,7 @@ on_shutdown = async_on_shutdown
 def readiness(method: Method, /) -> Method: ...
 @overload
 def readiness() -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def readiness(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
     """Mark a method, sync or async, that says whether the service is ready: it is when all of them are true.
 
@@ -77,6 +81,7 @@ def readiness(method: Method | None = None, /) -> Method | Callable[[Method], Me
 def liveness(method: Method, /) -> Method: ...
 @overload
 def liveness() -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def liveness(method: Method | None = None, /) -> Method | Callable[[Method], Method]:
     """Mark a method, sync or async, that says whether the service should go on: it should if all of them are true.
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo.runtime._blame import blame
 from dynamo.runtime._http_status import retry_after_s, status_of
-from dynamo.sdk._http_errors import TRY_AGAIN, problem
+from dynamo.sdk._http_errors import TRY_AGAIN, problem_of
 from dynamo.sdk._http_guard import HttpGuard
 from dynamo.sdk._http_routes import add_routes
 from dynamo.sdk._sections import Section
@@ -66,7 +66,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     """Answer with the status of the error. What happened inside is for the log, not for the client."""
     assert isinstance(error, DynamoError)
     status = status_of(error)
-    body = problem(error.code, status, str(error))
+    body = problem_of(error)
     if status >= 500:
         level = logging.ERROR if status in _FAULTS else logging.WARNING
         request_id = body["error"]["request_id"]

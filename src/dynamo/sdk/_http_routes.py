@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, HandlerError
+from dynamo.metrics import scope as metrics_scope
 from dynamo.runtime._blame import blame
 from dynamo.runtime._serving import iterate_beside
 from dynamo.sdk._context import dynamo_context, request_context
@@ -96,7 +97,7 @@ class _Route(APIRoute):
 
         _receive.set(receive)
         try:
-            with contained(f"{scope['method']} {scope['path']}"):
+            with contained(f"{scope['method']} {scope['path']}"), metrics_scope(endpoint=self.path.removeprefix("/")):
                 await super().handle(scope, receive, watched)
         except Exception as error:
             handlers = scope["app"].exception_handlers

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
+from dynamo._core.address import check_name
+from dynamo._core.errors import InvalidArgument
+from dynamo._core.stability import stable
 from dynamo.sdk._endpoints import DynamoTransport, EndpointSpec, collect_endpoints
 
 _MARK = "__dynamo_abstract_endpoint__"
@@ -27,6 +30,7 @@ class _Mark:
     name: str | None
 
 
+@stable(since="0.1")
 class AbstractService:
     """What an interface derives from. A class in which abstract endpoints are left cannot be instantiated."""
 
@@ -35,7 +39,7 @@ class AbstractService:
         if names := ", ".join(abstract_endpoints(cls)):
             # Python's own mechanism refuses to build it, and shows this text as the name of what is missing.
             advice = f"{names} (an interface: link a service that implements it, or build an instance of a subclass)"
-            cls.__abstractmethods__ = frozenset({advice})  # type: ignore[attr-defined]
+            type.__setattr__(cls, "__abstractmethods__", frozenset({advice}))
 
 
 AbstractDynamoService = AbstractService
@@ -45,8 +49,18 @@ AbstractDynamoService = AbstractService
 def abstract_endpoint(name: Method, /) -> Method: ...
 @overload
 def abstract_endpoint(name: str | None = None) -> Callable[[Method], Method]: ...
+@stable(since="0.1")
 def abstract_endpoint(name: Method | str | None = None) -> Method | Callable[[Method], Method]:
-    """Mark a method of an interface that every service of the interface must have as an endpoint, under this name."""
+    """Mark a method of an interface that every service of the interface must have as an endpoint, under this name.
+
+    Without a name it is the method's. Raises TypeError for what is no method, or a name that is none.
+    """
+
+    if isinstance(name, str):
+        try:
+            check_name("endpoint name", name)
+        except InvalidArgument as error:
+            raise TypeError(f"abstract_endpoint(): {error.message}") from error
 
     def mark(function: Method) -> Method:
         if not callable(function):

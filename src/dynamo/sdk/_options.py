@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypedDict, get_args
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import stable
 from dynamo.sdk._option_values import (
     WORKERS_MAX,
     check_whole_above_one,
@@ -58,19 +59,39 @@ _WANTED = {
 }
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+if TYPE_CHECKING:  # which sees the fields of a model, and would see none of them behind what follows
+    _Model = BaseModel
+else:
+
+    class _Explaining(type(BaseModel)):
+        """What is wrong is said as it is of a decorator or a configuration, and not as pydantic says it."""
+
+        def __call__(cls, *args: object, **fields: object) -> object:
+            try:
+                return super().__call__(*args, **fields)
+            except ValidationError as error:
+                problems = "; ".join(_located(problem, cls) for problem in error.errors())
+                raise ConfigError(f"{cls.__name__}(): {problems}") from error
+
+    class _Model(BaseModel, metaclass=_Explaining):
+        pass
 
 
+class _Options(_Model):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+
+@stable(since="0.1")
 class LeaseConfig(_Options):
-    """A lease of the service's own, beside that of its process."""
+    """A lease of the service's own, beside that of its process. Raises `ConfigError` for what makes no sense."""
 
     #: Seconds for which its workers stay found when nobody renews it.
     ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LEASE_TTL_S
 
 
+@stable(since="0.1")
 class DynamoConfig(_Options):
-    """How the service appears in the system."""
+    """How the service appears in the system. Raises `ConfigError` for what makes no sense."""
 
     enabled: StrictBool = True
     name: Annotated[str | None, BeforeValidator(read_name)] = None

@@ -17,8 +17,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from dynamo._core.errors import DynamoError
-from dynamo.runtime import Component, DistributedRuntime, Endpoint, ServedEndpoint
+from dynamo.runtime import DistributedRuntime, Endpoint, ServedEndpoint
 from dynamo.runtime._blame import blame
+from dynamo.runtime._component import Component
 from dynamo.runtime._health import Ask, HealthCheck, HealthKind
 from dynamo.runtime._lease import CustomLease
 from dynamo.sdk._constructor import configured_arguments
@@ -115,6 +116,7 @@ class ServiceRunner:
         # From the last line to the first, each whatever became of the others.
         async with AsyncExitStack() as ends:
             ends.callback(clear_context)
+            ends.callback(self._runtime.exposition.name_process, "", "")
             ends.callback(self._service.unbind)
             for proxy in self._proxies:
                 ends.push_async_callback(ServiceProxy.close, proxy)
@@ -174,6 +176,7 @@ class ServiceRunner:
             component = self._runtime.namespace(namespace).component(name)
             dynamo_context["namespace"] = namespace
             dynamo_context["component"] = component
+            self._runtime.exposition.name_process(namespace, name)
             await self._claim(component)
             self._endpoints += [
                 Endpoint(self._runtime, component.endpoint(spec.name).id, self._lease)

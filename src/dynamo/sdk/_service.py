@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar, Union, Unpack, overload
 from weakref import WeakSet
 
+from dynamo._core.stability import stable
 from dynamo.sdk._declaration import configured, declared
 from dynamo.sdk._endpoints import EndpointSpec, collect_endpoints
 from dynamo.sdk._hooks import HookKind, collect_hooks
@@ -34,22 +35,23 @@ Decorated = TypeVar("Decorated")
 _MARK = "__dynamo_service__"
 
 
+@stable(since="0.1", constructor=False)
 class Service(Generic[T_co]):
     """A class with its options, its endpoints and the services that it calls.
 
     One of an interface stands for the services that implement it, until one of them is linked. It can be
-    depended on, but not served.
+    depended on, but not served. `service` makes one; nobody else need.
     """
 
     def __init__(self, inner: type[T_co], options: ServiceOptions, app: FastAPI | None = None) -> None:
         functools.update_wrapper(self, inner, updated=())
         self.inner = inner
-        self.name = inner.__name__
+        self.name: str = inner.__name__
         self.app = app
-        self.options = configured(self.name, options)
-        self.is_interface = is_interface(inner)
-        self.endpoints = abstract_endpoints(inner) | collect_endpoints(inner)
-        self.dependencies = _dependencies(inner)
+        self.options: ServiceOptions = configured(self.name, options)
+        self.is_interface: bool = is_interface(inner)
+        self.endpoints: dict[str, EndpointSpec] = abstract_endpoints(inner) | collect_endpoints(inner)
+        self.dependencies: dict[str, Dependency[object]] = _dependencies(inner)
         # The mutable state: which edges were linked and to whom, and in a running process the proxies.
         self._links: dict[str, Service[object]] = {}
         self._was_linked = False
@@ -114,7 +116,7 @@ class Service(Generic[T_co]):
     def dynamo_address(self) -> tuple[str, str]:
         """The namespace and the component name under which the service is found.
 
-        That of a service which runs elsewhere is the one that `--depends` gave. ValueError if it has none.
+        That of a service which runs elsewhere is the one that `--depends` gave. Raises ValueError if it has none.
         """
         if address := external_services(os.environ).get(self.name):
             return address
@@ -127,7 +129,7 @@ class Service(Generic[T_co]):
         return self.options.dynamo.namespace, self.options.dynamo.name or self.name
 
     def get_endpoint(self, name: str) -> EndpointSpec:
-        """Return one endpoint; ValueError names those that there are."""
+        """Return one endpoint; a ValueError names those that there are."""
         if name not in self.endpoints:
             raise ValueError(f"No endpoint {name!r} found on service {self.name!r}; it has {list(self.endpoints)}")
         return self.endpoints[name]
@@ -143,7 +145,12 @@ class Service(Generic[T_co]):
         return self.app is not None or any(spec.on_http for spec in self.endpoints.values())
 
     def hooks(self, kind: HookKind) -> list[str]:
-        """The names of its lifecycle hooks of one kind, in the order in which they run."""
+        """The names of its lifecycle hooks of one kind, in the order in which they run.
+
+        Raises ValueError for a kind that there is not.
+        """
+        if kind not in list(HookKind):
+            raise ValueError(f"kind {kind!r} is none of {', '.join(HookKind)}")
         return collect_hooks(self.inner, kind)
 
     # Edges.
@@ -152,7 +159,8 @@ class Service(Generic[T_co]):
         """Keep the edge to `other`, and return `other`.
 
         A service that takes part in any link keeps only the edges that were linked. Where the edge leads
-        to an interface or a base class of `other`, it leads to `other` from now on.
+        to an interface or a base class of `other`, it leads to `other` from now on. Raises ValueError if `other`
+        is no service, or if none of the dependencies, or more than one, is meant for it.
         """
         try:
             target = service_of(other)
@@ -197,7 +205,10 @@ class Service(Generic[T_co]):
         self._proxies = {}
 
     def resolve(self, name: str) -> ServiceProxy | None:
-        """What the attribute `name` of an instance is: a proxy, or None where the edge was removed."""
+        """What the attribute `name` of an instance is: a proxy, or None where the edge was removed.
+
+        Raises RuntimeError in a process in which the service does not run.
+        """
         proxy = self._proxies.get(name)  # first, as it is asked for with every call
         if proxy is None and name in self.dependencies and name not in self.edges():
             return None
@@ -218,8 +229,9 @@ def service_of(decorated: Service[Decorated]) -> Service[Decorated]: ...
 def service_of(decorated: type[Decorated]) -> Service[Decorated]: ...
 @overload
 def service_of(decorated: Service[Decorated] | type[Decorated]) -> Service[Decorated]: ...
+@stable(since="0.1")
 def service_of(decorated: Service[Decorated] | type[Decorated]) -> Service[Decorated]:
-    """Return the service of a decorated class, given either. TypeError if it is not decorated.
+    """Return the service of a decorated class, given either. Raises TypeError if it is not decorated.
 
     A type checker takes the name of a decorated class for the class: `service_of(Worker).link(...)` is
     `Worker.link(...)` with types. An interface has one service, which stands for those that implement it.
@@ -243,14 +255,25 @@ def nearest_service(cls: type) -> Service[object]:
 def service(cls: type[Decorated], /) -> Service[Decorated]: ...
 @overload
 def service(**keywords: Unpack[ServiceKeywords]) -> Callable[[type[Decorated]], Service[Decorated]]: ...
+@stable(since="0.1")
 def service(
     cls: type[Decorated] | None = None, /, **keywords: object
 ) -> Service[Decorated] | Callable[[type[Decorated]], Service[Decorated]]:
     """Make a service of a class.
 
-    `dynamo` names it, `resources` and `workers` size it, `envs` are set in its workers, `image` and
-    `labels` serve deployment, `traffic` limits calls to it, and `app` is its HTTP application. All of
-    them but `app` can be overridden by configuration, under `ServiceArgs`.
+    - `dynamo`: how it appears in the system. It is the component `name` (the name of the class) in `namespace`
+      ("default"), unless `enabled` (True) is false; `custom_lease` gives it a lease of its own, whose `ttl` is in
+      seconds (1), and `component_type` means something to deployment only.
+    - `resources`: what one worker needs: `gpu`s, a number of them or a share of one; `cpu` in cores, or thousandths
+      such as "300m"; `memory` in bytes, with a unit such as "20Gi".
+    - `workers`: how many processes it becomes (1), up to 1024; "cpu_count" is one per processor.
+    - `envs`: variables that are set in its workers. `image` and `labels` serve deployment.
+    - `traffic`: its `timeout` is how many seconds a call through `depends` may take; without it there is no limit.
+    - `app`: its HTTP application, of FastAPI.
+
+    All of them but `app` can be overridden by configuration, under `ServiceArgs`. Raises TypeError for an option
+    that makes no sense, for what is no class, for one that is decorated already, and for one that does not
+    implement the interfaces that it derives from.
     """
     options, app = declared(keywords)
 

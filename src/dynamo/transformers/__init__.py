@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersEngine", "TransformersWorker"]
 
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
-def __getattr__(name: str) -> object:
-    if name == "TransformersWorker":
-        from dynamo.transformers._service import TransformersWorker
+    def __getattr__(name: str) -> object:
+        if name == "TransformersWorker":
+            from dynamo.transformers._service import TransformersWorker
 
-        return TransformersWorker
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return TransformersWorker
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

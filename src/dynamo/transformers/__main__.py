@@ -74,7 +74,7 @@ def start_engine_at(options: TransformersOptions) -> StartEngineAt:
     async def start(path: Path, endpoint: Endpoint) -> TransformersEngine:
         engine = await _start(options, path, _sink(options, endpoint))
         name = options.model_name or default_model_name(options.model_path)
-        endpoint.runtime.metrics.add(EngineMetrics(engine, name, endpoint.lease_id()))
+        endpoint.runtime.exposition.add(EngineMetrics(engine, name, endpoint.lease_id()))
         return engine
 
     return start

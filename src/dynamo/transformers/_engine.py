@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument, Overloaded
+from dynamo._core.stability import beta
 from dynamo.llm._kv_events import KvEventSink
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
@@ -41,6 +42,7 @@ CLOSE_TIMEOUT_S = 60.0
 log = logging.getLogger(__name__)
 
 
+@beta(since="0.1", constructor=False)
 class TransformersEngine:
     """Serves one model. Made by `start`, or by `load` in a thread; ended by `close`.
 
@@ -52,6 +54,10 @@ class TransformersEngine:
     `kv_cache_block_size` tokens (without a number, as many as a quarter of the memory for keys and values holds), and
     a request that begins in the same way computes the rest only. `kv_event_sink` hears of every block that is kept or
     goes; it is called in the engine's thread.
+
+    A `max_context_length` is how many tokens a prompt and its output may have together; without one the model says.
+    With a `seed` the requests that bring none are drawn in the same way again, and without one differently every time.
+    Raises `ConfigError` for settings that make no sense.
     """
 
     def __init__(
@@ -122,7 +128,12 @@ class TransformersEngine:
         kv_cache_block_size: int = KV_CACHE_BLOCK_SIZE,
         kv_event_sink: KvEventSink | None = None,
     ) -> TransformersEngine:
-        """Load a model from a directory or, by its name, from the hub. Blocks until it is ready."""
+        """Load a model from a directory or, by its name, from the hub. Blocks until it is ready.
+
+        `device` is as torch calls it, and `dtype` as the library does; with "auto" a GPU is taken if there is one, and
+        the type that the model's files have. The rest is as in the class. Raises `ConfigError` if what this engine
+        needs is not installed, or for a model that it cannot load.
+        """
         try:
             from dynamo.transformers._loading import load_model
         except ImportError as error:
@@ -185,6 +196,11 @@ class TransformersEngine:
         return self._loaded.max_context_length
 
     @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask for."""
+        return ["logprobs", "seed", "penalties", "cache_salt"]
+
+    @property
     def kv_cache_block_size(self) -> int:
         """Tokens in one block of the prefix cache."""
         return self._block_size
@@ -196,10 +212,12 @@ class TransformersEngine:
 
     @property
     def num_requests_running(self) -> int:
+        """Requests that are in the batch now."""
         return self._scheduler.num_running
 
     @property
     def num_requests_waiting(self) -> int:
+        """Requests that wait for a place."""
         return self._scheduler.num_waiting + len(self._inbox)
 
     def stats(self) -> EngineStats:
@@ -214,7 +232,11 @@ class TransformersEngine:
         )
 
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Yield the request's tokens as they come. The last output has the reason and the usage."""
+        """Yield the request's tokens as they come. The last output has the reason and the usage.
+
+        Raises `InvalidArgument` for a request that it cannot serve, `Overloaded` if too many wait already, and
+        `EngineShutdown` when it is closed or has failed.
+        """
         row, stream = self._admit(request)
         context.stopped_token.add_callback(stream.stop)
         try:

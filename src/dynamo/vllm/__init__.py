@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["VllmEngine", "VllmWorker"]
 
+if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
-def __getattr__(name: str) -> object:
-    if name == "VllmWorker":
-        from dynamo.vllm._service import VllmWorker
+    def __getattr__(name: str) -> object:
+        if name == "VllmWorker":
+            from dynamo.vllm._service import VllmWorker
 
-        return VllmWorker
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return VllmWorker
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

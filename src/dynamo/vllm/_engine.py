@@ -15,6 +15,7 @@ from functools import partial
 
 from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError, EngineShutdown, InvalidArgument, Overloaded
+from dynamo._core.stability import beta
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.vllm._answer import Answer
 from dynamo.vllm._core import Core
@@ -26,6 +27,7 @@ WAITING_PER_SEQ_MAX = 32
 log = logging.getLogger(__name__)
 
 
+@beta(since="0.1", constructor=False)
 class VllmEngine:
     """Serves one model with vLLM. Made by `start_vllm`; ended by `close`, or by the end of vLLM's processes.
 
@@ -51,6 +53,11 @@ class VllmEngine:
         return self._core.facts.max_context_length
 
     @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask for."""
+        return ["logprobs", "seed", "penalties", "cache_salt"]
+
+    @property
     def kv_cache_block_size(self) -> int:
         """Tokens in one block."""
         return self._core.facts.block_size
@@ -73,7 +80,11 @@ class VllmEngine:
         return len(self._running)
 
     async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Yield the request's tokens as they come. The first and the last output have the usage."""
+        """Yield the request's tokens as they come. The first and the last output have the usage.
+
+        Raises `InvalidArgument` for a request that it cannot serve, `Overloaded` if too many wait already, and
+        `EngineShutdown` when it is closed, or vLLM's processes are gone.
+        """
         if self._failure is not None:
             raise self._failure()
         if request.lora_name:

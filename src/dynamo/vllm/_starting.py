@@ -68,8 +68,8 @@ async def start_vllm(
                 )
                 belongings.push_async_callback(publisher.close)
             metrics = VllmMetrics()
-            endpoint.runtime.metrics.add(metrics)
-            belongings.callback(endpoint.runtime.metrics.remove, metrics)
+            endpoint.runtime.exposition.add(metrics)
+            belongings.callback(endpoint.runtime.exposition.remove, metrics)
             return VllmEngine(core, belongings.pop_all())
         except BaseException:
             await core.close()

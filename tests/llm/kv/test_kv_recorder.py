@@ -14,7 +14,8 @@ from dynamo._core.errors import InvalidArgument
 from dynamo.llm import KvIndexer, KvRecorder
 from dynamo.llm._kv_events import RouterEvent
 from dynamo.llm._kv_recorder import replay_events
-from dynamo.runtime import Component, DistributedRuntime
+from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._component import Component
 
 PROMPT = tokens_hashes(4)
 

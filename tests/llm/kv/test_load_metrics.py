@@ -19,9 +19,10 @@ from dynamo.llm import (
     WorkerMetricsPublisher,
     WorkerStats,
 )
-from dynamo.llm._kv_metrics import LoadReport
 from dynamo.llm._kv_metrics_aggregator import aggregate
-from dynamo.runtime import Component, DistributedRuntime
+from dynamo.llm._load_stats import LoadReport
+from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._component import Component
 
 
 def component_of(runtime: DistributedRuntime) -> Component:
@@ -133,3 +134,19 @@ async def test_a_worker_that_answers_no_more_is_left_out_when_it_leaves() -> Non
 
 def test_a_worker_that_has_told_nothing_yet_counts_for_nothing() -> None:
     assert aggregate({1: LoadReport([])}) == AggregatedMetrics()
+
+
+async def test_a_worker_whose_report_is_none_is_left_out_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async def nonsense(_: object) -> object:
+        return {"ranks": [{"worker_stats": {"request_active_slots": -1}}]}
+
+    host = Host()
+    async with host.process() as one, host.process() as other, host.process() as router:
+        await component_of(one).endpoint("load_metrics").serve(nonsense)
+        publisher = KvMetricsPublisher()
+        await publisher.create_endpoint(component_of(other))
+        publisher.publish(1, 2, 3, 4, 5, 0.6, 0.7)
+        metrics = await told(KvMetricsAggregator(component_of(router)), 1)
+        assert [endpoint.worker_id for endpoint in metrics.endpoints] == [other.lease.id]
+    assert f"1 reports of load to {component_of(one).name} were no such reports" in caplog.text
+    assert "$.ranks[0].worker_stats.request_active_slots" in caplog.text

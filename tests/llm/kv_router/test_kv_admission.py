@@ -13,7 +13,6 @@ from dynamo._core.context import Context
 from dynamo._core.errors import (
     Cancelled,
     DeadlineExceeded,
-    InvalidArgument,
     NoInstances,
     Overloaded,
     RouterQueueLimitExceeded,
@@ -290,11 +289,6 @@ async def test_no_more_wait_than_may() -> None:
     assert door.desk.selector.stats.queue_rejected == 1
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def test_an_unknown_class_is_refused_whether_there_is_room_or_not() -> None:
-    with pytest.raises(InvalidArgument, match="no policy class 'urgent'"):
-        await Door().admit(ask(policy_class="urgent"))
 
 
 async def test_classes_have_lines_of_their_own() -> None:

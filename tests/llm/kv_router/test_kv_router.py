@@ -15,7 +15,7 @@ from tests.llm.kv_router.worker_model import asked
 from dynamo._core.errors import Cancelled, ConfigError, DynamoError, InvalidArgument, NoInstances
 from dynamo.llm import StopConditions
 from dynamo.llm._kv_router.config import KvRouterConfig, PolicyClass
-from dynamo.llm._kv_router.router import KvRouter
+from dynamo.llm._kv_router.router import KvRouter, WorkerOverlap
 from dynamo.llm._kv_router.stream import RoutedStream
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._routing import RoutingConstraints
@@ -59,6 +59,10 @@ async def knows(router: KvRouter, token_ids: list[int], blocks: int) -> None:
             if blocks in [one["overlap_blocks"] for one in found["workers"]]:
                 return
             await asyncio.sleep(0.001)
+
+
+async def overlaps(router: KvRouter, adapter: str | None, salt: str | None) -> list[WorkerOverlap]:
+    return (await router.get_overlap_scores(PROMPT, lora_name=adapter, cache_namespace=salt))["workers"]
 
 
 async def two_workers(stack: AsyncExitStack, cluster: Cluster, **options: object) -> list[Worker]:
@@ -327,12 +331,61 @@ async def test_a_block_size_that_is_none_is_refused(block_size: object) -> None:
             KvRouter(runtime.endpoint("a.b.c"), block_size)  # type: ignore[arg-type]
 
 
-async def test_a_router_that_was_not_started_says_so() -> None:
+async def test_a_router_that_was_not_started_has_counted_nothing_and_says_so() -> None:
     async with Cluster().process() as runtime:
         router = KvRouter(runtime.endpoint("a.b.c"), BLOCK_SIZE)
         with pytest.raises(DynamoError, match="was not started"):
-            await router.best_worker(PROMPT)
+            _ = router.decisions
         await router.close()
+
+
+async def test_the_first_question_starts_a_router() -> None:
+    cluster = Cluster()
+    async with cluster.mocker() as worker, cluster.process() as runtime:
+        router = KvRouter(runtime.endpoint("test.worker.generate"), BLOCK_SIZE)
+        found = await asyncio.gather(*(router.best_worker(PROMPT) for _ in range(3)))
+        assert found == [(worker.id, 0, 0)] * 3
+        assert (await ask(router, PROMPT))[0] == worker.id
+        await router.close()
+        with pytest.raises(NoInstances, match="is closed"):
+            await router.best_worker(PROMPT)
+
+
+async def test_whoever_gives_up_while_a_router_starts_keeps_nobody_else_from_it() -> None:
+    cluster = Cluster()
+    async with cluster.mocker() as worker, cluster.process() as runtime:
+        router = KvRouter(runtime.endpoint("test.worker.generate"), BLOCK_SIZE)
+        asking = [asyncio.create_task(router.best_worker(PROMPT)) for _ in range(2)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        assert await asking[1] == (worker.id, 0, 0)
+        await router.close()
+
+
+async def test_a_router_that_is_closed_while_it_starts_follows_nobody() -> None:
+    cluster = Cluster()
+    async with cluster.mocker(), cluster.process() as runtime:
+        router = KvRouter(runtime.endpoint("test.worker.generate"), BLOCK_SIZE)
+        starting = asyncio.create_task(router.start())
+        await asyncio.sleep(0)
+        await router.close()
+        with pytest.raises(NoInstances, match="is closed"):
+            await starting
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (None, "exact"),
+        (KvRouterConfig(use_kv_events=False), "approximate"),
+        (KvRouterConfig(overlap_score_credit=0.0), "none"),
+    ],
+)
+async def test_the_configuration_says_by_what_a_router_knows_what_is_cached(
+    config: KvRouterConfig | None, kind: str
+) -> None:
+    async with Cluster().process() as runtime:
+        assert KvRouter(runtime.endpoint("a.b.c"), BLOCK_SIZE, config).index_kind == kind
 
 
 async def test_two_policies_are_one_too_many() -> None:
@@ -370,7 +423,7 @@ async def test_a_prompt_with_another_salt_or_adapter_is_another_prompt() -> None
                 assert stream.decision is not None
                 found.append((stream.decision.predicted_cached_tokens, cached))
                 async with asyncio.timeout(10.0):
-                    while not (await router.get_overlap_scores(PROMPT, **named))["workers"]:  # noqa: ASYNC110
+                    while not (await overlaps(router, adapter, salt)):  # noqa: ASYNC110
                         await asyncio.sleep(0.001)
             assert found == [(0, 0), (48, 48)]
 
@@ -381,7 +434,7 @@ async def test_what_makes_no_sense_is_refused_whether_or_not_anybody_waits() -> 
         with pytest.raises(InvalidArgument, match="no policy class 'urgent'; there are default, batch"):
             await router.best_worker(PROMPT, policy_class="urgent")
         for request_id in (None, "mine"):
-            with pytest.raises(InvalidArgument, match="the priority of the request is nan"):
+            with pytest.raises(InvalidArgument, match="priority_jump is nan"):
                 await router.best_worker(PROMPT, request_id=request_id, priority_jump=math.nan)
             with pytest.raises(InvalidArgument, match="a weight of the taints"):
                 constraints = RoutingConstraints(preferred_taints={"a": math.inf})

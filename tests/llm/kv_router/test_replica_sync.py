@@ -23,7 +23,8 @@ from dynamo.llm._kv_router.replica_sync import RETRY_S_MAX, RETRY_S_MIN, TOPIC, 
 from dynamo.llm._kv_router.replicas import Added, Batch, Replicas
 from dynamo.llm._kv_router.router import KvRouter
 from dynamo.llm._routing import RoutingConstraints
-from dynamo.runtime import Component, DistributedRuntime
+from dynamo.runtime import DistributedRuntime
+from dynamo.runtime._component import Component
 
 CONFIG = KvRouterConfig(router_replica_sync=True)
 

@@ -34,7 +34,7 @@ def test_json_sets_options_by_either_of_their_names() -> None:
 
 
 def test_an_unknown_option_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"no option 'overlap_weight'; it has .*overlap_score_credit"):
+    with pytest.raises(ConfigError, match=r"no option 'overlap_weight'; did you mean .*it has .*overlap_score_credit"):
         KvRouterConfig.from_json('{"overlap_weight": 1}')
 
 

@@ -29,6 +29,7 @@ import msgspec
 from dynamo._core.discovery._locks import HeldLock, Lock, is_file, try_flock
 from dynamo._core.errors import ConfigError, DynamoError, Overloaded
 from dynamo._core.limits import FILE_SNAPSHOT_BYTES_MAX
+from dynamo._core.stability import stable
 
 #: The id under which keys without a lease are kept.
 NO_LEASE = 0
@@ -45,6 +46,7 @@ _WARNINGS_MAX = 256
 _log = logging.getLogger(__name__)
 
 
+@stable(since="0.1")
 class Entry(msgspec.Struct, array_like=True, frozen=True):
     """A value, and how often its key has been set: of two entries for one key, the higher is true."""
 
@@ -52,6 +54,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     revision: int
 
 
+@stable(since="0.1")
 class _Snapshot(msgspec.Struct):
     entries: dict[str, Entry]
 

@@ -28,8 +28,8 @@ class DiscoveryStatus:
         self.renew_failures = 0
         self.leases_regranted = 0
         #: How long the renewals took that succeeded.
-        self.renewal_buckets = [0] * (len(RENEWAL_BUCKETS_S) + 1)
-        self.renewal_sum_s = 0.0
+        self.renewal_buckets: list[int] = [0] * (len(RENEWAL_BUCKETS_S) + 1)
+        self.renewal_sum_s: float = 0.0
 
     @property
     def is_degraded(self) -> bool:

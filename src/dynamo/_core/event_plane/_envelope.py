@@ -15,6 +15,7 @@ from dynamo._core.errors import ProtocolError
 from dynamo._core.event_plane._inbox import Inbox
 from dynamo._core.event_plane.base import EventStats
 from dynamo._core.limits import ENVELOPE_BYTES_MAX, EVENT_BYTES_MAX
+from dynamo._core.stability import stable
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ EVENT, HEAD = 1, 2
 _PREFIX_BYTES = 5
 
 
+@stable(since="0.1")
 class Message(msgspec.Struct):
     """What an envelope holds. `published_at` is in milliseconds since 1970, for people who look at the wire."""
 

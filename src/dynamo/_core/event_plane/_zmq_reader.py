@@ -24,6 +24,7 @@ from dynamo._core.event_plane._inbox import Inbox
 from dynamo._core.event_plane._zmq_curve import CurveKeys, Handshakes
 from dynamo._core.event_plane.base import EventStats
 from dynamo._core.limits import CHANNELS_MAX, ENVELOPE_BYTES_MAX, ZMQ_RECEIVE_MESSAGES_MAX
+from dynamo._core.stability import stable
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _ADDRESS = re.compile(r"tcp://(?:[0-9A-Za-z.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 
 
+@stable(since="0.1")
 class ChannelRecord(msgspec.Struct):
     """What discovery holds of a publisher."""
 

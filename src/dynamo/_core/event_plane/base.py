@@ -15,6 +15,7 @@ from typing import Protocol
 from dynamo._core.address import check_subject
 from dynamo._core.errors import InvalidArgument, Overloaded
 from dynamo._core.limits import EVENT_BYTES_MAX, SUBSCRIPTIONS_MAX
+from dynamo._core.stability import stable
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,10 @@ class Event:
     payload: bytes
 
 
+@stable(since="0.1")
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """So many events of a publisher are missing here; None: nobody knows how many."""
+    """So many events of a publisher are missing here: `missed` of them, or None where nobody knows how many."""
 
     publisher_id: int
     missed: int | None

@@ -14,6 +14,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, Servi
 from dynamo._core.address import nats_stream
 from dynamo._core.errors import ConfigError, InvalidArgument
 from dynamo._core.limits import JOB_BYTES_MAX, WORK_QUEUE_BYTES_MAX, WORK_QUEUE_PULLS_MAX
+from dynamo._core.stability import beta
 from dynamo._core.work_queue.base import QueueLimits
 
 CONSUMER = "workers"
@@ -25,6 +26,7 @@ GONE = (NoRespondersError, NoStreamResponseError, NotFoundError)
 _OTHER_CONFIGURATION = 10058
 
 
+@beta(since="0.1")
 class _Known(msgspec.Struct):
     """What NATS keeps for us of a queue, as the description of its consumer."""
 

@@ -19,6 +19,7 @@ from dynamo._core.discovery import Discovery, Lease
 from dynamo._core.discovery.base import LEASE_TTL_S
 from dynamo._core.errors import DynamoError, InvalidArgument, WorkerUnavailable
 from dynamo._core.request_plane import Listener, RequestPlane
+from dynamo._core.stability import stable
 from dynamo._core.work_queue.base import QueueLimits
 from dynamo._core.work_queue.memory import MemoryJob, MemoryWorkQueue
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 WAIT_S_MAX = 30.0
 
 
+@stable(since="0.1")
 class Request(msgspec.Struct):
     what: Literal["enqueue", "dequeue", "size", "ack", "nack", "extend"]
     payload: bytes = b""
@@ -36,6 +38,7 @@ class Request(msgspec.Struct):
     attempt: int = 0
 
 
+@stable(since="0.1")
 class Reply(msgspec.Struct):
     size: int = 0
     # The job, if there was one: then `id` is not 0.

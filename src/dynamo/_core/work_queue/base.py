@@ -14,8 +14,10 @@ from typing import Protocol
 
 from dynamo._core.errors import InvalidArgument
 from dynamo._core.limits import JOB_BYTES_MAX
+from dynamo._core.stability import stable
 
 
+@stable(since="0.1")
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     """What a queue holds, and what it puts up with."""
@@ -28,6 +30,12 @@ class QueueLimits:
     attempts_max: int = 5
 
     def __post_init__(self) -> None:
+        for name, value in (("jobs_max", self.jobs_max), ("attempts_max", self.attempts_max)):
+            if type(value) is not int:
+                raise TypeError(f"{name}={value!r} is of type {type(value).__name__}: give an integer of 1 or more")
+        if not isinstance(self.visibility_s, int | float) or isinstance(self.visibility_s, bool):
+            kind = type(self.visibility_s).__name__
+            raise TypeError(f"visibility_s={self.visibility_s!r} is of type {kind}: give seconds, more than 0")
         if self.jobs_max < 1 or self.attempts_max < 1 or not 0 < self.visibility_s < math.inf:
             raise InvalidArgument(f"a work queue needs limits above zero, not {self}")
 

@@ -19,7 +19,7 @@ from dynamo.frontend._route.backends import Backend, Backends
 from dynamo.frontend._route.pass_route import PassRoute
 from dynamo.frontend._route.prompts import CHAT, COMPLETIONS, Prompts
 from dynamo.frontend._route.router import BackendRouter
-from dynamo.runtime._metrics import Expose
+from dynamo.runtime._exposition import Expose
 
 #: What goes to a server, and comes back as it answers.
 PASSED_ON = (CHAT, COMPLETIONS, "/tokenize", "/detokenize")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from dynamo._core.errors import CannotConnect, DynamoError, NoInstances, NoWorkerFits, Stalled
-from dynamo.frontend._errors import HttpError
+from dynamo.frontend._errors import HttpRuleError
 from dynamo.frontend._route.backends import Backend, Backends
 from dynamo.frontend._route.upstream import Answer, Headers, Upstream
 from dynamo.llm._routing import Route
@@ -91,7 +91,7 @@ class Attempts:
         """Return the answer of the server that the route takes, or of another one if that fails.
 
         If none says yes, it is the last answer that says no, of those that came to their end in time. Raises
-        `HttpError` if there is none.
+        `HttpRuleError` if there is none.
         """
         tried: dict[int, str] = {}
         refusal: Begun | None = None
@@ -194,13 +194,13 @@ class Attempts:
         if answer.status in _BUSY and (answer.status == 503 or rest_s is not None):
             self._backends.note_rest(backend.id, rest_s, now)
 
-    def _nobody(self, tried: dict[int, str]) -> HttpError:
+    def _nobody(self, tried: dict[int, str]) -> HttpRuleError:
         """Say which servers there are, and why none of them answers."""
         now = self._clock()
         reasons = [tried.get(one.id) or one.why_out or _resting(one, now) for one in self._backends]
         told = "; ".join(reason for reason in reasons if reason)
         retry_after_s = max(1, math.ceil(self._backends.rests_s(now)))
-        return HttpError(503, "no_backend", f"no backend answers: {told}", retry_after=str(retry_after_s))
+        return HttpRuleError(503, "no_backend", f"no backend answers: {told}", retry_after=str(retry_after_s))
 
 
 def retry_after_s(answer: Answer) -> float | None:

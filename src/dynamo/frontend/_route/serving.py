@@ -80,8 +80,8 @@ class RouteServer:
             RouteCollector(backends, router, prompts, attempts),
             router_metrics(router.routers),
         ):
-            runtime.metrics.add(collector)
-            parts.callback(runtime.metrics.remove, collector)
+            runtime.exposition.add(collector)
+            parts.callback(runtime.exposition.remove, collector)
         return RouteApp(
             backends,
             router,
@@ -89,7 +89,7 @@ class RouteServer:
             attempts,
             ActiveRequests(timeout_s=config.request_timeout_s),
             body_size_bytes_max=round(config.http_body_limit_mb * MIB),
-            expose=runtime.metrics.prepare(),
+            expose=runtime.exposition.prepare(),
         )
 
     async def _prompts(self) -> Prompts:

@@ -60,12 +60,11 @@ class Admission:
         return self._queue.lengths()
 
     async def admit(self, route: KvRoute) -> None:
-        """Return once a request is booked with a worker.
+        """Return once a request is booked with a worker; its policy class is one that there is.
 
         Raises `NoInstances` if no worker comes into question, `RouterQueueLimitExceeded` if too many requests wait,
         and `DeadlineExceeded`, `Overloaded` or `Cancelled` if it has waited in vain.
         """
-        self._queue.check_class(route.asked.policy_class)
         there = self._there()
         if not self._queue and (ids := self._with_room(route, there)) is not None:
             route.reserve(ids)
@@ -111,12 +110,14 @@ class Admission:
     # Room comes when a prompt is computed or a request ends. Here it is told.
 
     def booked(self, route: KvRoute, weighed: Weighed) -> None:
-        pass
+        """Nobody has more room for that."""
 
     def prefill_completed(self, route: KvRoute) -> None:
+        """There may be room."""
         self.wake()
 
     def freed(self, route: KvRoute) -> None:
+        """There may be room."""
         self.wake()
 
     def close(self) -> None:

@@ -9,12 +9,11 @@ import random
 from typing import Self
 
 from dynamo._core.context import Context
-from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument, NoInstances
+from dynamo._core.errors import DynamoError, InvalidArgument, NoInstances
 from dynamo.llm._kv_counted_index import HasIndexStats, KvIndexStats
 from dynamo.llm._kv_indexer import KvIndexer
 from dynamo.llm._kv_router.admission import Admission
 from dynamo.llm._kv_router.affinity import Sessions
-from dynamo.llm._kv_router.approx import ApproxIndex
 from dynamo.llm._kv_router.bookings import NamedRoutes
 from dynamo.llm._kv_router.config import (
     NO_THRESHOLDS,
@@ -25,7 +24,8 @@ from dynamo.llm._kv_router.config import (
 )
 from dynamo.llm._kv_router.decision import Decisions
 from dynamo.llm._kv_router.fleet import Fleet
-from dynamo.llm._kv_router.policy import CustomPolicy, Policy
+from dynamo.llm._kv_router.given import IndexKind, check_arguments, index_kind_of, policy_of, sent_index_of
+from dynamo.llm._kv_router.policy import Policy
 from dynamo.llm._kv_router.queue import DEFAULT_CLASS
 from dynamo.llm._kv_router.replica_sync import ReplicaSync
 from dynamo.llm._kv_router.replicas import Replicas
@@ -62,15 +62,16 @@ class KvRouterCore:
         workers: RoutedWorkers | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        if type(block_size) is not int or block_size < 1:
-            raise InvalidArgument(f"block_size is {block_size!r}: give the tokens in a block of the workers' caches")
+        check_arguments(endpoint, block_size, kv_router_config, load_threshold_config)
         check_affinity(session_affinity_ttl_secs, session_affinity_mode)
         config = kv_router_config or KvRouterConfig()
-        self.endpoint = endpoint
-        self.block_size = block_size
-        self.config = config
+        #: Whose instances are the workers.
+        self.endpoint: Endpoint = endpoint
+        #: Tokens in a block of their caches.
+        self.block_size: int = block_size
+        self.config: KvRouterConfig = config
         self._component = endpoint.runtime.namespace(endpoint.id.namespace).component(endpoint.id.component)
-        self._policy = _policy(policy, config.policy)
+        self._policy = policy_of(policy, config.policy)
         self._sessions = None if session_affinity_ttl_secs is None else Sessions(session_affinity_ttl_secs)
         self._affinity_mode = session_affinity_mode
         self._thresholds = load_threshold_config
@@ -78,6 +79,7 @@ class KvRouterCore:
         self._client = client
         self._workers = workers
         self._rng = rng or endpoint.runtime.rng
+        self._index_kind: IndexKind = index_kind_of(config, indexer)
         # What was opened here, and is closed here.
         self._own_client: Client | None = None
         self._own_workers: CardWorkers | None = None
@@ -89,8 +91,9 @@ class KvRouterCore:
         self._class_names = (DEFAULT_CLASS, *(one.name for one in config.policy_classes))
         self._admission: Admission | None = None
         self._sync: ReplicaSync | None = None
-        # Made by `start`.
+        # Made by `start`, of which there is one at a time.
         self._desk: Desk | None = None
+        self._starting = asyncio.Lock()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -101,14 +104,30 @@ class KvRouterCore:
         await self.close()
 
     async def start(self) -> None:
-        """Begin to follow the workers."""
-        try:
-            await self._start()
-        except BaseException:
-            await self.close()
-            raise
+        """Begin to follow the workers; whoever asks something first has it done then. A second call changes nothing.
 
-    async def _start(self) -> None:
+        Raises `DynamoError` if the planes cannot be reached, and may be called again after that.
+        """
+        async with self._starting:
+            self._check_open()
+            if self._desk is not None:
+                return
+            try:
+                desk = await self._open()
+                self._check_open()  # it may have been closed meanwhile
+            except BaseException:
+                await self._close_parts()
+                self._forget_parts()
+                raise
+            self._desk = desk
+            self._ticking = asyncio.create_task(self._tick_forever(desk))
+
+    async def _ensure_started(self) -> None:
+        if self._desk is None:
+            await self.start()
+
+    async def _open(self) -> Desk:
+        """Open what is not given, and return where requests are booked."""
         config, clock = self.config, asyncio.get_running_loop().time
         if self._client is None:
             self._client = self._own_client = await self.endpoint.client()
@@ -121,10 +140,10 @@ class KvRouterCore:
         fleet = Fleet(self._workers)
         selector = Selector(
             fleet, config, self._rng,
-            overlaps=self._indexer, sent=_sent_index(config, self._indexer), policy=self._policy,
+            overlaps=self._indexer, sent=sent_index_of(config, self._indexer), policy=self._policy,
             sessions=self._sessions, affinity_mode=self._affinity_mode, thresholds=self._thresholds,
         )  # fmt: skip
-        self._desk = desk = Desk(selector, clock)
+        desk = Desk(selector, clock)
         if config.queue_threshold is not None:
             self._admission = Admission(config, selector, self._alive, self._client.is_passed_over)
             desk.listeners.append(self._admission)
@@ -135,7 +154,7 @@ class KvRouterCore:
             self._sync = ReplicaSync(self._component, replicas)
             await self._sync.start()
             desk.listeners.append(self._sync)
-        self._ticking = asyncio.create_task(self._tick_forever())
+        return desk
 
     async def close(self) -> None:
         """Stop following, and place no more requests. Open routes stay usable; a second call changes nothing."""
@@ -147,9 +166,24 @@ class KvRouterCore:
         self._named.close()
         if self._admission is not None:
             self._admission.close()
+        await self._close_parts()
+
+    async def _close_parts(self) -> None:
+        """Close what was opened here; what was given stays as it is."""
         for one in (self._sync, self._own_indexer, self._own_workers, self._own_client):
             if one is not None:
                 await one.close()
+
+    def _forget_parts(self) -> None:
+        """Be as before the start, which may be tried again."""
+        if self._own_client is not None:
+            self._client = None
+        if self._own_workers is not None:
+            self._workers = None
+        if self._own_indexer is not None:
+            self._indexer = None
+        self._own_client, self._own_workers, self._own_indexer = None, None, None
+        self._sync, self._admission = None, None
 
     # What the pipeline asks.
 
@@ -157,12 +191,18 @@ class KvRouterCore:
     def desk(self) -> Desk:
         """Where requests are booked. Raises `DynamoError` if the router was not started."""
         if self._desk is None:
-            raise DynamoError("this KV router was not started: use `async with`, or `await KvRouter.create(...)`")
+            raise DynamoError("this KV router was not started: use `async with`, or await `start()`")
         return self._desk
+
+    @property
+    def index_kind(self) -> IndexKind:
+        """What it goes by when it says what is cached where: see `KvRouter`."""
+        return self._index_kind
 
     async def place(self, asked: Asked) -> KvRoute:
         """Return the route of a request; see `Router`."""
         self._check_open()
+        await self._ensure_started()
         self.check(asked)
         route = self.desk.route(asked, self.block_size)
         if self._admission is not None:
@@ -223,15 +263,15 @@ class KvRouterCore:
 
     # What happens beside the requests.
 
-    async def _tick_forever(self) -> None:
+    async def _tick_forever(self, desk: Desk) -> None:
         complained_at = -COMPLAIN_S
         while True:
             await asyncio.sleep(TICK_S)
             try:
-                await self._tick(self.desk, self.desk.clock())
+                await self._tick(desk, desk.clock())
             except Exception:
                 # The next time it may go well, and without it nobody would see workers come and go.
-                if (now := self.desk.clock()) - complained_at >= COMPLAIN_S:
+                if (now := desk.clock()) - complained_at >= COMPLAIN_S:
                     complained_at = now
                     logger.exception("the KV router of %s could not look after what is gone: a fault", self.endpoint.id)
 
@@ -252,22 +292,3 @@ class KvRouterCore:
             while not is_all:
                 await asyncio.sleep(0)
                 is_all = sent.expire(now)
-
-
-def _policy(given: Policy | None, name: str | None) -> CustomPolicy | None:
-    if given is not None and name is not None:
-        raise ConfigError(f"there are two policies: {name!r} of the configuration, and the one given", setting="policy")
-    if name is not None:
-        return CustomPolicy.load(name)
-    return None if given is None else CustomPolicy(given)
-
-
-def _sent_index(config: KvRouterConfig, indexer: Overlaps | None) -> ApproxIndex | None:
-    """The index of what was sent where, if the configuration asks for one."""
-    if config.overlap_score_credit <= 0:
-        return None
-    if config.use_kv_events:
-        return None if config.predicted_ttl_secs is None else ApproxIndex(ttl_s=config.predicted_ttl_secs)
-    if indexer is not None:
-        return None
-    return ApproxIndex(ttl_s=config.router_ttl_secs if config.approximate_cache_policy == "ttl" else None)

@@ -51,6 +51,7 @@ class Weights:
 
     @classmethod
     def of(cls, config: KvRouterConfig) -> Weights:
+        """Return those of a configuration."""
         return cls(
             config.overlap_score_credit,
             config.overlap_score_credit_decay,

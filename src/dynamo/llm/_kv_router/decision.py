@@ -13,11 +13,14 @@ from typing import Protocol
 
 import msgspec
 
+from dynamo._core.errors import InvalidArgument
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.cost import Terms, Weights
 from dynamo.llm._kv_router.load import Load
 from dynamo.llm._kv_router.reasons import why_it_lost
 from dynamo.llm._kv_router.text_table import table
+from dynamo.llm._numbers import shown
 
 DECISIONS_MAX = 512
 
@@ -47,6 +50,7 @@ def note_worker(told: _OfWorker) -> None:
     msgspec.structs.force_setattr(told, "worker", worker_name(told.worker_id))  # type: ignore[arg-type]  # a struct
 
 
+@beta(since="0.1")
 class CandidateTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker that came into question: what it had, what the request would have cost there, and why it lost."""
 
@@ -68,6 +72,7 @@ class CandidateTerms(msgspec.Struct, frozen=True, omit_defaults=True):
         note_worker(self)
 
 
+@beta(since="0.1")
 class ExcludedWorker(msgspec.Struct, frozen=True):
     """A worker that did not come into question, and why."""
 
@@ -80,6 +85,7 @@ class ExcludedWorker(msgspec.Struct, frozen=True):
         note_worker(self)
 
 
+@beta(since="0.1")
 class RoundRobinChoice(msgspec.Struct, frozen=True):
     """Where the request would have gone without a KV router."""
 
@@ -92,34 +98,46 @@ class RoundRobinChoice(msgspec.Struct, frozen=True):
         note_worker(self)
 
 
+@beta(since="0.1", constructor=False)
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a request went, and why."""
 
     request_id: str
+    #: Of the prompt; its blocks include one that is not full.
     num_tokens: int
     num_blocks: int
+    #: Tokens in a block.
     block_size: int
+    #: Where it went.
     worker_id: int
     dp_rank: int
     chosen_by: ChosenBy
     #: How many tokens of the prompt its engine should report as cached.
     predicted_cached_tokens: int
     candidates: list[CandidateTerms]
-    #: How long the request waited for room.
+    #: For how many seconds the request waited for room.
     queue_s: float = 0.0
+    #: Where it would have gone in turn, if that is known.
     round_robin: RoundRobinChoice | None = None
+    #: Workers that did not come into question.
     excluded: list[ExcludedWorker] = []
+    #: The `worker_id` and rank as people read it.
     worker: str = ""
 
     def __post_init__(self) -> None:
         note_worker(self)
 
     def to_json(self) -> bytes:
+        """Return it as a JSON object, without the fields that are as by default."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Decision:
-        return msgspec.json.decode(data, type=cls)
+        """Read what `to_json` wrote. Raises `InvalidArgument` for what is none."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidArgument(f"data is {shown(data)}, which is no Decision: {error}") from error
 
     def render(self) -> str:
         """Return the decision as text for a terminal, the cheapest worker first."""
@@ -169,6 +187,7 @@ class Weighed:
         return self.terms.overlap_blocks[self.position]
 
     def decision(self) -> Decision:
+        """Return it as people read it."""
         key = self.load.key
         return Decision(
             self.request_id,
@@ -237,6 +256,7 @@ class Decisions:
         return len(self._recent)
 
     def add(self, weighed: Weighed) -> None:
+        """Keep one more; the oldest goes when there are too many."""
         recent = self._recent
         recent[weighed.request_id] = weighed
         recent.move_to_end(weighed.request_id)

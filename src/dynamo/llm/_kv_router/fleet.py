@@ -27,7 +27,7 @@ class Fleet:
         self._gone: dict[int, float] = {}
         # What each worker's card said when it was last looked at.
         self._configs: dict[int, Mapping[str, object]] = {}
-        self.active = ActiveBlocks()
+        self.active: ActiveBlocks = ActiveBlocks()
         # The last answer of `loads`: nearly always the next one, too.
         self._asked: list[int] = []
         self._answer: list[Load] = []

@@ -17,20 +17,23 @@ taken for one that works.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import lru_cache
-from typing import Literal, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_type_hints
 
 import msgspec
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import beta
+from dynamo.llm._kv_router.checks import check, check_choice, is_whole
+from dynamo.llm._kv_router.policy_class import QUEUE_POLICIES, PolicyClass, QueuePolicy
 from dynamo.llm._numbers import is_number, shown
 from dynamo.llm._routing import RouterConfigOverride
 
-QueuePolicy = Literal["fcfs", "lcfs", "wspt"]
 CachePolicy = Literal["ttl", "lru"]
 
 #: Requests that wait in one router; those beyond it are refused.
@@ -39,35 +42,17 @@ QUEUE_SIZE_MAX = 10_000
 FACTOR_MAX = 1e6
 
 
-class PolicyClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests that wait in a line of their own, chosen by the policy class that they name."""
-
-    name: str
-    #: The order in this line; None: the router's `queue_policy`.
-    queue_policy: QueuePolicy | None = None
-    #: The share of this line: so many new tokens go each time that it is its turn.
-    quantum: int = 8192
-    #: So many requests, or new tokens, may wait for each worker that there is; None: as many as the router takes.
-    waiting_requests_limit_per_worker: int | None = None
-    waiting_tokens_limit_per_worker: int | None = None
-
-    def __post_init__(self) -> None:
-        where = f"policy class {self.name!r}"
-        check(bool(self.name), "a policy class needs a name")
-        check(self.quantum >= 1, f"{where}: quantum is {self.quantum}; it is a number of tokens, at least 1")
-        check_choice("queue_policy", self.queue_policy or "fcfs", ("fcfs", "lcfs", "wspt"))
-        for name in ("waiting_requests_limit_per_worker", "waiting_tokens_limit_per_worker"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"{where}: {name} is {value}; it must be at least 1, or be left out")
-
-
+@beta(since="0.1")
 @dataclass(frozen=True)
 class KvRouterConfig:
     """How the KV router weighs workers, what it counts, and when requests wait.
 
     The cost of a worker is `prefill_load_scale` times the blocks that it would have to compute, those of requests
     before included, plus the blocks that it would hold while it generates, plus `decode_active_request_weight` times
-    its requests. The cheapest one is taken.
+    its requests. The cheapest one is taken. The whole formula, and where it comes from, stands in `cost.py`.
+
+    Raises `ConfigError` for an option that is unknown, with the one that is meant if there is one, for one that has no
+    meaning here, with the reason, and for a value that makes no sense.
     """
 
     #: The older name of two options: sets `prefill_load_scale`, and with 0 `overlap_score_credit` to 0, too.
@@ -90,10 +75,13 @@ class KvRouterConfig:
     prefill_load_scale: float = 4.0
     #: What each request costs that a worker has already, in blocks.
     decode_active_request_weight: float = 50.0
-    #: Without events: forget what was sent somewhere after `router_ttl_secs`, or once the worker's cache is full.
+    #: Without events: forget what was sent somewhere after `router_ttl_secs` ("ttl"), or once the worker's cache is
+    #: full ("lru").
     approximate_cache_policy: CachePolicy = "ttl"
+    #: Seconds, above 0.
     router_ttl_secs: float = 120.0
-    #: With events: for so long, take for granted that a worker holds what was sent there; None: wait for its event.
+    #: With events: for so many seconds, take for granted that a worker holds what was sent there; None: wait for its
+    #: event.
     predicted_ttl_secs: float | None = None
     #: Tell the other routers of these workers which requests run where, and hear it from them.
     router_replica_sync: bool = False
@@ -107,14 +95,25 @@ class KvRouterConfig:
     router_track_prefill_tokens: bool = True
     #: Requests wait while each worker has more than this times its `max_num_batched_tokens` to compute; None: never.
     queue_threshold: float | None = None
-    #: Who goes first: who came first, who came last, or who has the least to compute.
+    #: Who goes first: who came first ("fcfs"), who came last ("lcfs"), or who has the least to compute for its
+    #: priority ("wspt").
     queue_policy: QueuePolicy = "fcfs"
+    #: So many requests wait at most; those beyond it are refused.
     queue_size_max: int = QUEUE_SIZE_MAX
-    #: A request without a deadline waits for so long.
+    #: A request without a deadline waits for so many seconds.
     queue_timeout_s: float = 300.0
+    #: Lines of their own to wait in, beside the one that there always is.
     policy_classes: tuple[PolicyClass, ...] = ()
     #: `module:name` of a policy in Python, which takes the place of the cost (`policy.py`).
     policy: str | None = None
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *args: object, **options: object) -> KvRouterConfig:
+            """Refuse options that there are not, where Python itself would only say that it does not know them."""
+            for name in options:
+                _check_name(name)
+            return super().__new__(cls)
 
     def __post_init__(self, overlap_score_weight: float | None) -> None:
         if overlap_score_weight is not None:
@@ -129,10 +128,24 @@ class KvRouterConfig:
                 (value is None and name in _OPTIONAL) or (is_number(value) and value > 0),
                 f"{name} is {shown(value)}; it must be a number above 0",
             )
+        check(is_whole(self.queue_size_max), f"queue_size_max is {shown(self.queue_size_max)}; it must be an integer")
+        for name in _BOOLEANS:
+            value = getattr(self, name)
+            check(isinstance(value, bool), f"{name} is {shown(value)}; it must be True or False")
+        check(
+            self.policy is None or isinstance(self.policy, str),
+            f"policy is {shown(self.policy)}; it must be a str, MODULE:NAME (a function is given to KvRouter itself)",
+        )
+        check(
+            isinstance(self.policy_classes, tuple | list)
+            and all(isinstance(one, PolicyClass) for one in self.policy_classes),
+            f"policy_classes is {shown(self.policy_classes)}; it must be a tuple of PolicyClass",
+        )
+        object.__setattr__(self, "policy_classes", tuple(self.policy_classes))
         for name, only in (("host_cache_hit_weight", 0.75), ("disk_cache_hit_weight", 0.25)):
             check(getattr(self, name) == only, f"{name} cannot be set: only blocks on the device are known here")
         check_choice("approximate_cache_policy", self.approximate_cache_policy, ("ttl", "lru"))
-        check_choice("queue_policy", self.queue_policy, ("fcfs", "lcfs", "wspt"))
+        check_choice("queue_policy", self.queue_policy, QUEUE_POLICIES)
         if self.approximate_cache_policy == "lru":
             check(not self.use_kv_events, "approximate_cache_policy lru is for use_kv_events=False: there are events")
         if self.predicted_ttl_secs is not None:
@@ -141,6 +154,9 @@ class KvRouterConfig:
         check(len(set(names)) == len(names), f"policy_classes names a class twice: {names}")
 
     def _set_overlap_score_weight(self, weight: float) -> None:
+        check(
+            is_number(weight), f"overlap_score_weight is {shown(weight)}; it must be a number from 0 to {FACTOR_MAX:g}"
+        )
         warnings.warn(
             "overlap_score_weight is deprecated; set prefill_load_scale, and overlap_score_credit=0 to ignore caches",
             DeprecationWarning,
@@ -152,7 +168,12 @@ class KvRouterConfig:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> KvRouterConfig:
-        """Read a JSON object of these options. Raises `ConfigError` for one that is unknown, and for a wrong value."""
+        """Read a JSON object of these options, by their names here or those of Dynamo 1.6.
+
+        Raises `ConfigError` for one that is unknown, with the one that is meant if there is one, for a wrong value, and
+        for what is no JSON object.
+        """
+        check(isinstance(text, str | bytes | bytearray), f"text is {shown(text)}; it must be JSON as str or bytes")
         try:
             fields = json.loads(text)
         except ValueError as error:
@@ -164,6 +185,7 @@ class KvRouterConfig:
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> KvRouterConfig:
         """Make a configuration of options by name; otherwise like `from_json`."""
+        check(isinstance(fields, Mapping), f"fields is {shown(fields)}; it must be a mapping from names to values")
         given: dict[str, object] = {}
         for name, value in fields.items():
             if name in _LEGACY:
@@ -178,8 +200,15 @@ class KvRouterConfig:
         return dataclasses.replace(self)
 
     def with_overrides(self, overrides: RouterConfigOverride | None = None, **fields: object) -> KvRouterConfig:
-        """Return this configuration with some options changed."""
+        """Return this configuration with some options changed, by those of a request that are set, and by name.
+
+        Raises `ConfigError` as `from_fields` does.
+        """
         if overrides is not None:
+            check(
+                isinstance(overrides, RouterConfigOverride),
+                f"overrides is {shown(overrides)}; it must be a RouterConfigOverride, or options by name",
+            )
             given = {name: value for name, value in msgspec.structs.asdict(overrides).items() if value is not None}
             fields = {**{_UNPREFIXED.get(name, name): value for name, value in given.items()}, **fields}
         converted = {name: _converted(name, value) for name, value in fields.items()}
@@ -191,6 +220,10 @@ _NOT_NEGATIVE = (
     "decode_active_request_weight",
 )  # fmt: skip
 _POSITIVE = ("router_ttl_secs", "predicted_ttl_secs", "queue_threshold", "queue_size_max", "queue_timeout_s")
+_BOOLEANS = (
+    "use_kv_events", "share_overlap_score_credit", "router_replica_sync", "router_track_active_blocks",
+    "router_track_output_blocks", "router_assume_kv_reuse", "router_track_prefill_tokens",
+)  # fmt: skip
 _OPTIONAL = ("predicted_ttl_secs", "queue_threshold")
 _UNPREFIXED = {
     name: f"router_{name}"
@@ -222,15 +255,25 @@ _REFUSED = {
 
 def _converted(name: str, value: object) -> object:
     """Return the value of an option, which comes from a file or from somebody's keyword arguments."""
-    if name in _REFUSED:
-        raise ConfigError(f"{name} cannot be set: {_REFUSED[name]}", setting=name)
-    types = _types()
-    if name not in types:
-        raise ConfigError(f"the KV router has no option {name!r}; it has {', '.join(sorted(types))}", setting=name)
+    _check_name(name)
     try:
-        return msgspec.convert(value, types[name])
+        return msgspec.convert(value, _types()[name])
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name} is {shown(value)}: {error}", setting=name) from error
+
+
+def _check_name(name: object) -> None:
+    """Raise `ConfigError` for an option that there is not, with the one that is meant if there is one."""
+    types = _types()
+    if name in types:
+        return
+    if isinstance(name, str) and name in _REFUSED:
+        raise ConfigError(f"{name} cannot be set: {_REFUSED[name]}", setting=name)
+    close = difflib.get_close_matches(str(name), [*types, *_UNPREFIXED], n=1)
+    meant = f"did you mean {_UNPREFIXED.get(close[0], close[0])!r}? " if close else ""
+    raise ConfigError(
+        f"the KV router has no option {shown(name)}; {meant}it has {', '.join(sorted(types))}", setting=str(name)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -238,12 +281,3 @@ def _types() -> dict[str, object]:
     """The type of each option."""
     hints = get_type_hints(KvRouterConfig)
     return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items() if name != "_"}
-
-
-def check(is_right: bool, message: str) -> None:
-    if not is_right:
-        raise ConfigError(message)
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    check(value in choices, f"{name} is {value!r}; it is one of {', '.join(choices)}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.prompt import DEPTHS, Prompt
 
 #: What an engine computes in one step if its card does not say.
@@ -48,6 +49,7 @@ class WorkerFacts:
 NO_FACTS = WorkerFacts()
 
 
+@beta(since="0.1")
 class PotentialLoad(msgspec.Struct, frozen=True):
     """What a worker would have to do with one more request."""
 
@@ -74,12 +76,12 @@ class Load:
     __slots__ = ("bookings", "decode_blocks", "facts", "held", "key", "num_requests", "prefill_tokens")
 
     def __init__(self, key: WorkerKey, facts: WorkerFacts) -> None:
-        self.key = key
-        self.facts = facts
+        self.key: WorkerKey = key
+        self.facts: WorkerFacts = facts
         # All state; changed by bookings only.
-        self.num_requests = 0
-        self.prefill_tokens = 0
-        self.decode_blocks = 0
+        self.num_requests: int = 0
+        self.prefill_tokens: int = 0
+        self.decode_blocks: int = 0
         self.bookings: set[Booking] = set()
         #: How many of its requests have each checkpoint.
         self.held: Counter[int] = Counter()
@@ -97,10 +99,10 @@ class Booking:
         self, active: ActiveBlocks, load: Load, prompt: Prompt, prefill_tokens: int, tracking: Tracking
     ) -> None:
         self._active = active
-        self.load = load
+        self.load: Load = load
         # What is counted for it at the moment.
-        self.prefill_tokens = prefill_tokens if tracking.prefill_tokens else 0
-        self.own_blocks = 0
+        self.prefill_tokens: int = prefill_tokens if tracking.prefill_tokens else 0
+        self.own_blocks: int = 0
         self.checkpoints: list[int] = []
         self._tracks_output = tracking.output_blocks and tracking.active_blocks
         self._num_tokens, self._block_size = prompt.num_tokens, prompt.block_size
@@ -112,6 +114,7 @@ class Booking:
 
     @property
     def is_open(self) -> bool:
+        """Whether it counts."""
         return self in self.load.bookings
 
     def _hold_blocks(self, prompt: Prompt, kv_reuse: bool) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Protocol, SupportsFloat, TypeAlias, runtime_checkable
 
 from dynamo._core.errors import ConfigError, HandlerError
+from dynamo._core.stability import beta
 from dynamo.llm._kv_faults import TELL_EVERY_S
 from dynamo.llm._kv_router.cost import Terms
 from dynamo.llm._kv_router.load import Load
@@ -42,6 +43,7 @@ _REPR = reprlib.Repr()
 _REPR.maxother = 100
 
 
+@beta(since="0.1")
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A worker that comes into question for a request, as policies see it."""
@@ -75,14 +77,18 @@ ChooseFunction: TypeAlias = Callable[[list[Candidate]], Candidate]
 class CostPolicy(Protocol):
     """Says what a worker costs."""
 
-    def cost(self, candidate: Candidate) -> float: ...
+    def cost(self, candidate: Candidate) -> float:
+        """Return what it would cost to send the request there: a finite number; the lowest is taken."""
+        ...
 
 
 @runtime_checkable
 class ChoosePolicy(Protocol):
     """Takes one of several workers."""
 
-    def choose(self, candidates: list[Candidate]) -> Candidate: ...
+    def choose(self, candidates: list[Candidate]) -> Candidate:
+        """Return one of these."""
+        ...
 
 
 Policy: TypeAlias = CostFunction | ChooseFunction | CostPolicy | ChoosePolicy
@@ -97,7 +103,7 @@ class CustomPolicy:
 
     def __init__(self, policy: object, name: str | None = None) -> None:
         """Raises `ConfigError` for what is no policy."""
-        self.name = name or getattr(policy, "__qualname__", type(policy).__name__)
+        self.name: str = name or str(getattr(policy, "__qualname__", type(policy).__name__))
         self._cost: CostFunction | None = None
         self._choose: ChooseFunction | None = None
         if isinstance(policy, CostPolicy) and _takes_one(policy.cost):

@@ -29,11 +29,11 @@ class Prompt:
     __slots__ = ("_checkpoints", "block_size", "num_blocks", "num_tokens", "tokens_hashes")
 
     def __init__(self, num_tokens: int, block_size: int, tokens_hashes: list[int]) -> None:
-        self.num_tokens = num_tokens
-        self.block_size = block_size
+        self.num_tokens: int = num_tokens
+        self.block_size: int = block_size
         #: Blocks that it needs in a cache: the last one may be part of one.
-        self.num_blocks = -(-num_tokens // block_size)
-        self.tokens_hashes = tokens_hashes
+        self.num_blocks: int = -(-num_tokens // block_size)
+        self.tokens_hashes: list[int] = tokens_hashes
         self._checkpoints: list[int] | None = None
 
     @classmethod

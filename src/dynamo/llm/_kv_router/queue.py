@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from dynamo._core.errors import InvalidArgument, RouterQueueLimitExceeded
-from dynamo.llm._kv_router.kv_config import PolicyClass, QueuePolicy
+from dynamo._core.errors import RouterQueueLimitExceeded
+from dynamo.llm._kv_router.policy_class import PolicyClass, QueuePolicy
 
 T = TypeVar("T")
 #: Who waits, with what they are sorted by.
@@ -68,11 +68,6 @@ class RequestQueue(Generic[T]):
     def lengths(self) -> dict[str, int]:
         """How many requests wait in each class."""
         return {name: line.num_waiting for name, line in self._lines.items()}
-
-    def check_class(self, policy_class: str | None) -> None:
-        """Raise `InvalidArgument` for a class that there is not."""
-        if policy_class is not None and policy_class not in self._lines:
-            raise InvalidArgument(f"there is no policy class {policy_class!r}; there are {', '.join(self._lines)}")
 
     def add(self, waiting: Waiting[T], num_workers: int) -> None:
         """Have a request wait, of a class that there is. Raises `RouterQueueLimitExceeded` if too many do."""

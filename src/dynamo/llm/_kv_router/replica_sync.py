@@ -10,7 +10,8 @@ from dynamo._core.errors import DynamoError
 from dynamo.llm._kv_router.decision import Weighed
 from dynamo.llm._kv_router.replicas import Batch, Replicas
 from dynamo.llm._kv_router.route import KvRoute
-from dynamo.runtime import Component, Event, Subscription
+from dynamo.runtime import Event, Subscription
+from dynamo.runtime._component import Component
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dynamo._core.prefix_index import WorkerKey
+from dynamo._core.stability import beta
 from dynamo.llm._kv_router.affinity import Sessions
 from dynamo.llm._kv_router.decision import Weighed
 from dynamo.llm._kv_router.fleet import Fleet
@@ -33,6 +34,7 @@ REMOTE_MAX = 100_000
 NEWS_MAX = 65_536
 
 
+@beta(since="0.1")
 class Added(msgspec.Struct, array_like=True, tag="a", frozen=True):
     """A request was booked; the router counts its requests."""
 
@@ -45,18 +47,21 @@ class Added(msgspec.Struct, array_like=True, tag="a", frozen=True):
     checkpoints: list[int]
 
 
+@beta(since="0.1")
 class PrefillCompleted(msgspec.Struct, array_like=True, tag="p", frozen=True):
     """The prompt of a request is computed."""
 
     number: int
 
 
+@beta(since="0.1")
 class Freed(msgspec.Struct, array_like=True, tag="f", frozen=True):
     """A request has ended."""
 
     number: int
 
 
+@beta(since="0.1")
 class Bound(msgspec.Struct, array_like=True, tag="s", frozen=True):
     """A session belongs to a worker."""
 
@@ -68,6 +73,7 @@ class Bound(msgspec.Struct, array_like=True, tag="s", frozen=True):
 News = Added | PrefillCompleted | Freed | Bound
 
 
+@beta(since="0.1")
 class Batch(msgspec.Struct, array_like=True, frozen=True):
     """What one router has to tell."""
 

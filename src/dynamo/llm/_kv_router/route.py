@@ -28,9 +28,9 @@ class Desk:
     """Where requests are booked: what the routes of one router share."""
 
     def __init__(self, selector: Selector, clock: Callable[[], float]) -> None:
-        self.selector = selector
-        self.clock = clock
-        self.decisions = Decisions()
+        self.selector: Selector = selector
+        self.clock: Callable[[], float] = clock
+        self.decisions: Decisions = Decisions()
         self.listeners: list[Listener] = []
 
     def route(self, asked: Asked, block_size: int) -> KvRoute:
@@ -48,10 +48,10 @@ class KvRoute:
 
     def __init__(self, desk: Desk, asked: Asked, prompt: Prompt) -> None:
         self._desk = desk
-        self.asked = asked
-        self.prompt = prompt
-        #: How long it waited for room.
-        self.queue_s = 0.0
+        self.asked: Asked = asked
+        self.prompt: Prompt = prompt
+        #: For how many seconds it waited for room.
+        self.queue_s: float = 0.0
         #: What was weighed for it the last time.
         self.weighed: Weighed | None = None
         self._booking: Booking | None = None
@@ -73,6 +73,7 @@ class KvRoute:
 
     @property
     def decision(self) -> Decision | None:
+        """Why it goes there; None if nothing was weighed yet."""
         return None if self.weighed is None else self.weighed.decision()
 
     @property
@@ -91,22 +92,26 @@ class KvRoute:
         self._reserved_of = frozenset(ids)
 
     def choose(self, ids: list[int]) -> int:
+        """Book it with one of these, and return which; see `Route`."""
         reserved_of, self._reserved_of = self._reserved_of, frozenset()
         if self.weighed is not None and self.weighed.load.key.worker_id in ids and reserved_of.issuperset(ids):
             return self.weighed.load.key.worker_id
         return self._book(ids)
 
     def note_answer(self) -> None:
+        """The first output is there: the prompt is computed. Another call changes nothing."""
         if self._booking is not None and self._booking.prefill_tokens:
             self._booking.complete_prefill()
             for listener in self._desk.listeners:
                 listener.prefill_completed(self)
 
     def note_tokens(self, num_tokens: int) -> None:
+        """So many tokens were generated since the last call."""
         if self._booking is not None:
             self._booking.grow(num_tokens)
 
     def close(self) -> None:
+        """The request has ended, however. A second call changes nothing."""
         booking, self._booking = self._booking, None
         if booking is not None:
             booking.free()

@@ -42,6 +42,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: KvRouterConfig) -> Settings:
+        """Return those of a configuration."""
         tracking = Tracking(
             config.router_track_prefill_tokens,
             config.router_track_active_blocks,
@@ -68,10 +69,10 @@ class Selector:
         thresholds: LoadThresholdConfig = NO_THRESHOLDS,
     ) -> None:
         """`overlaps` knows by events what is cached where, and `sent` by what was sent there."""
-        self.fleet = fleet
-        self.stats = RouterStats()
-        self.sent = sent
-        self.sessions = sessions
+        self.fleet: Fleet = fleet
+        self.stats: RouterStats = RouterStats()
+        self.sent: ApproxIndex | None = sent
+        self.sessions: Sessions | None = sessions
         self._config = config
         self._settings = Settings.of(config)
         self._rng = rng

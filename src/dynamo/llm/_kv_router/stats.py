@@ -25,6 +25,7 @@ class Phase:
     by_limit: list[int] = field(default_factory=lambda: [0] * (len(LIMITS_S) + 1))
 
     def add(self, seconds: float) -> None:
+        """It was gone through once more, and took so long."""
         self.count += 1
         self.total_s += seconds
         self.by_limit[bisect_left(LIMITS_S, seconds)] += 1

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 
 from dynamo._core.address import parse_key
 from dynamo._core.discovery.base import Put
-from dynamo._core.errors import DynamoError
+from dynamo._core.errors import CannotConnect, DynamoError
 from dynamo.llm._following import follow
 from dynamo.llm._model_card import ModelCard
 from dynamo.runtime import Client, Endpoint
 
 logger = logging.getLogger(__name__)
+
+#: Discovery says so soon who is there.
+START_S = 30.0
 
 _NOTHING: Mapping[str, object] = {}
 
@@ -28,11 +31,24 @@ class CardWorkers:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the cards that there are, and begin to follow them."""
+        """Begin to follow the cards, and return when those that there are were read.
+
+        Raises what ends the watch, and `CannotConnect` if discovery does not say who there is.
+        """
         prefix = self._endpoint.id.model_card_key(0).removesuffix("0")
-        for key, value in (await self._endpoint.runtime.discovery.get_prefix(prefix)).items():
-            await self._put(Put(key, value))
-        self._following = asyncio.create_task(follow(self._endpoint.runtime, prefix, self._put, self._delete))
+        are_read = asyncio.Event()
+        self._following = asyncio.create_task(
+            follow(self._endpoint.runtime, prefix, self._put, self._delete, are_read.set)
+        )
+        reading = asyncio.ensure_future(are_read.wait())
+        try:
+            await asyncio.wait((reading, self._following), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+        if self._following.done():
+            self._following.result()
+        if not are_read.is_set():
+            raise CannotConnect(f"discovery has not said within {START_S:g} s who serves {self._endpoint.id}")
 
     async def close(self) -> None:
         """Stop following. A second call changes nothing."""
@@ -42,9 +58,11 @@ class CardWorkers:
             self._following = None
 
     def instance_ids(self) -> list[int]:
+        """Those that are alive, in ascending order."""
         return self._client.instance_ids()
 
     def runtime_config(self, instance_id: int) -> Mapping[str, object]:
+        """What the worker's model card says of it; empty if it has none."""
         return self._configs.get(instance_id, _NOTHING)
 
     async def _put(self, change: Put) -> None:

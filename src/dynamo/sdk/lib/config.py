@@ -13,6 +13,7 @@ import os
 from typing import ClassVar
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import stable
 from dynamo.sdk._sections import ENVIRONMENT_VARIABLE, Json, Section, values_of
 
 __all__ = ["ServiceConfig"]
@@ -21,6 +22,7 @@ __all__ = ["ServiceConfig"]
 _ON_UNLESS_SAID = frozenset({"enable-prefix-caching", "multi-step-stream-outputs"})
 
 
+@stable(since="0.1")
 class ServiceConfig(dict[str, Section]):
     """Service names, each with its section of values.
 
@@ -33,7 +35,10 @@ class ServiceConfig(dict[str, Section]):
 
     @classmethod
     def get_instance(cls) -> ServiceConfig:
-        """Return the configuration of this process, as `DYNAMO_SERVICE_CONFIG` has it."""
+        """Return the configuration of this process, as `DYNAMO_SERVICE_CONFIG` has it.
+
+        Raises `ConfigError` if that is no JSON object of sections.
+        """
         text = os.environ.get(ENVIRONMENT_VARIABLE, "")
         if cls._instance is None or cls._text != text:
             cls._instance, cls._text = cls.from_json(text), text
@@ -41,7 +46,12 @@ class ServiceConfig(dict[str, Section]):
 
     @classmethod
     def from_json(cls, text: str) -> ServiceConfig:
-        """Read a JSON object of sections. An empty text is an empty configuration."""
+        """Read a JSON object of sections. An empty text is an empty configuration.
+
+        Raises `ConfigError` for any other text, and TypeError for what is no text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a JSON object of sections, not {text!r}")
         try:
             sections = json.loads(text or "{}")
         except (ValueError, RecursionError) as error:
@@ -51,8 +61,8 @@ class ServiceConfig(dict[str, Section]):
         return cls(sections)
 
     def require(self, service_name: str, key: str) -> Json:
-        """Return a value that must be there; `ValueError` names it if it is not."""
-        section = self.get(service_name, {})
+        """Return a value that must be there; a ValueError names it if it is not."""
+        section = self._section(service_name)
         if key not in section:
             raise ValueError(f"{service_name}.{key} must be specified in configuration")
         return section[key]
@@ -64,13 +74,22 @@ class ServiceConfig(dict[str, Section]):
         (`enable-prefix-caching`, `multi-step-stream-outputs`), whose False becomes `--no-key`. None is left
         out, and a mapping or a list becomes JSON. With a prefix, only the keys that begin with it are taken,
         without it. The keys that the section lists under `common-configs` are taken from the section
-        `Common`, unless it has them itself.
+        `Common`, unless it has them itself. Raises TypeError for a prefix that is no text.
         """
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be what the keys begin with, not {prefix!r}")
+        self._section(service_name)
         arguments: list[str] = []
         for key, (_, value) in values_of(self, service_name).items():
             if key.startswith(prefix):
                 arguments += _argument(key.removeprefix(prefix), value)
         return arguments
+
+    def _section(self, service_name: str) -> Section:
+        section = self.get(service_name, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"configuration: {service_name} must be a mapping of keys to values, not {section!r}")
+        return section
 
 
 def _argument(key: str, value: Json) -> list[str]:

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 from dynamo._core.address import MODEL_CARDS, parse_key
 from dynamo._core.context import Context
 from dynamo._core.errors import NoInstances, NotFound, ProtocolError
-from dynamo.cli._run_outputs import Answering, Ended, until_ended
-from dynamo.cli._run_words import WrongUsage
+from dynamo.entrypoint._answering import Answering, Ended, until_ended
+from dynamo.entrypoint._usage import WrongUsage
 from dynamo.llm._messages import CompletionUsage
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._models import ModelManager
@@ -109,7 +109,7 @@ async def _only_model(runtime: DistributedRuntime, namespace: str | None) -> str
     names = await _model_names(runtime, namespace)
     if len(names) > 1:
         shown = ", ".join(names[:NAMED_MAX]) + (", ..." if len(names) > NAMED_MAX else "")
-        raise WrongUsage(f"there are {len(names)} models: choose one with --model-name ({shown})")
+        raise WrongUsage(f"there are {len(names)} models, {shown}: say in model_name (--model-name) which one to ask")
     return names[0] if names else None
 
 

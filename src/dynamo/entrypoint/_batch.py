@@ -1,4 +1,4 @@
-"""`dynamo run in=batch:FILE`: a request per line of a file, and a result per line of another, in the same order."""
+"""A batch: a request per line of a file, and a result per line of another, in the same order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import msgspec
 from pydantic import JsonValue
 
 from dynamo._core.errors import DynamoError, InvalidArgument
-from dynamo.cli._run_answers import Asker, asking
-from dynamo.cli._run_batch_report import Failed, Report, Result, Usage
-from dynamo.cli._run_options import RunOptions
-from dynamo.cli._run_outputs import Answering
-from dynamo.cli._run_words import WrongUsage
+from dynamo.entrypoint._answering import Answering
+from dynamo.entrypoint._ask_options import AskOptions
+from dynamo.entrypoint._asking import Asker, asking
+from dynamo.entrypoint._batch_report import Failed, Report, Result, Usage
+from dynamo.entrypoint._usage import WrongUsage
 from dynamo.frontend._json import loads
 from dynamo.llm._messages import CompletionUsage
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
@@ -31,7 +31,7 @@ _ASKS_WITH = ("text", "messages", "prompt")
 _NOT_HERE = ("stream", "stream_options")
 
 
-def output_file(file: Path, options: RunOptions) -> Path:
+def output_file(file: Path, options: AskOptions) -> Path:
     """Return where the results go. Raises `WrongUsage` if they cannot, or would replace something."""
     output = options.output or file.with_name(f"{file.stem}-output.jsonl")
     if not output.parent.is_dir():
@@ -40,11 +40,13 @@ def output_file(file: Path, options: RunOptions) -> Path:
         if output.samefile(file):
             raise WrongUsage(f"{str(output)!r} is the file of the requests: give another one with --output")
         if not options.force:
-            raise WrongUsage(f"{str(output)!r} exists: overwrite it with --force, or give another one with --output")
+            raise WrongUsage(
+                f"{str(output)!r} exists: move it away, overwrite it with --force, or give another one with --output"
+            )
     return output
 
 
-async def run_batch(answering: Answering, file: Path, output: Path, options: RunOptions) -> int:
+async def run_batch(answering: Answering, file: Path, output: Path, options: AskOptions) -> int:
     """Answer every line; return 1 if any of them failed."""
     async with asking(answering, options.request_timeout_s) as asker:
         batch = _Batch(asker, options)
@@ -78,7 +80,7 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
 class _Batch:
     """Asks with each line, several at a time."""
 
-    def __init__(self, asker: Asker, options: RunOptions) -> None:
+    def __init__(self, asker: Asker, options: AskOptions) -> None:
         self._asker = asker
         self._options = options
         self._places = asyncio.Semaphore(options.concurrency)

@@ -1,4 +1,4 @@
-"""`dynamo run in=text`: a chat on the terminal, or one prompt that is piped in."""
+"""Text: a chat on the terminal, or one prompt that is piped in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import aclosing
 from pydantic import JsonValue
 
 from dynamo._core.errors import DynamoError, InvalidArgument
-from dynamo.cli._run_answers import Piece, asking
-from dynamo.cli._run_options import RunOptions
-from dynamo.cli._run_outputs import Answering
-from dynamo.cli._run_terminal import Terminal, in_thread, is_terminal, read_stdin
+from dynamo.entrypoint._answering import Answering
+from dynamo.entrypoint._ask_options import AskOptions
+from dynamo.entrypoint._asking import Piece, asking
+from dynamo.entrypoint._terminal import Terminal, in_thread, is_terminal, read_stdin
 from dynamo.llm._limits import PROMPT_CHARS_MAX
 from dynamo.llm._openai import ChatRequest
 
@@ -25,7 +25,7 @@ STDIN_BYTES_MAX = 4 * PROMPT_CHARS_MAX
 Ask = Callable[[list[JsonValue]], AsyncGenerator[Piece, None]]
 
 
-async def run_text(answering: Answering, options: RunOptions) -> int:
+async def run_text(answering: Answering, options: AskOptions) -> int:
     """Chat if this is a terminal; otherwise answer what is piped in."""
     terminal = Terminal()
     is_chat = is_terminal(sys.stdin) and is_terminal(sys.stdout)
@@ -47,7 +47,7 @@ async def run_text(answering: Answering, options: RunOptions) -> int:
     return 0
 
 
-def body_of(messages: list[JsonValue], options: RunOptions) -> dict[str, JsonValue]:
+def body_of(messages: list[JsonValue], options: AskOptions) -> dict[str, JsonValue]:
     """Return the body of a chat request with the sampling that was asked for."""
     sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     return {"messages": messages, **{name: value for name, value in sampling.items() if value is not None}}
