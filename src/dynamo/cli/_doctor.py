@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,25 +36,40 @@ def doctor(
         ),
     ] = None,
     only: Annotated[list[Area] | None, typer.Option(help="Look at this only; may be repeated.")] = None,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            metavar="PATH",
+            help="Look at this code only, a file or a folder: what has to change in it, if it was written for an older "
+            "Dynamo or for BentoML. It is read, and not run. May be repeated.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Look at what is there, and say what is wrong and what to do about it, a line for each.
 
     Looks at the installation, the settings in the environment, discovery, the event plane and the work queue, the
-    workers and models that are registered, and frontends with their routers. Nothing is changed anywhere. The exit
-    status is 1 if something is wrong, be it a warning, and else 0.
+    workers and models that are registered, and frontends with their routers; or, with --imports, at code instead.
+    Nothing is changed anywhere. The exit status is 1 if something is wrong, be it a warning, and else 0.
     """
     from dynamo._core.errors import ConfigError
     from dynamo.cli._doctor_examine import examine
     from dynamo.cli._doctor_finding import Level, lines
+    from dynamo.cli._doctor_imports import look_at_code
     from dynamo.cli._frontend_http import check_url
 
+    if imports and (url or only):
+        raise typer.BadParameter("looks at code only: leave the other options out", param_hint="--imports")
     try:
         urls = [check_url(one) for one in url or ()]
     except ConfigError as error:
         raise typer.BadParameter(error.message, param_hint="--url") from error
-    with _unlogged():
-        findings = asyncio.run(examine(os.environ, urls, frozenset(map(str, only or Area))))
+    if imports:
+        findings = look_at_code(imports)
+    else:
+        with _unlogged():
+            findings = asyncio.run(examine(os.environ, urls, frozenset(map(str, only or Area))))
     wrong = [finding for finding in findings if finding.level is not Level.OK]
     if as_json:
         report = {"well": not wrong, "findings": [finding.fields() for finding in findings]}
