@@ -35,6 +35,9 @@ class Hub:
         self.lies: dict[str, bytes] = {}
         #: Somebody waits here before this file is sent.
         self.holds: dict[str, threading.Event] = {}
+        #: Whether questions are answered; whoever asks waits for it.
+        self.answers = threading.Event()
+        self.answers.set()
 
     def add(self, name: str, files: Mapping[str, bytes], *revisions: str) -> str:
         """Add a model at a commit, and at these branches or tags; return the commit."""
@@ -59,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Range", "")
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path} {span}".strip())
+        self.hub.answers.wait(30)
         if api := _API.fullmatch(path):
             self._answer_api(api["name"], api["what"], api["revision"] or "main")
         elif file := _FILE.fullmatch(path):

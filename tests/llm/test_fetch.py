@@ -236,6 +236,28 @@ async def test_offline_the_cache_is_enough_and_what_is_not_in_it_is_said(hub: Hu
     assert hub.requests == []
 
 
+@pytest.fixture
+def silent_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has answered until now, and takes questions without an answer from when it is told."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    yield hub
+    hub.answers.set()
+
+
+async def test_a_hub_that_never_answers_is_not_waited_for(silent_hub: Hub, tmp_path: Path) -> None:
+    silent_hub.add(NAME, FILES)
+    silent_hub.answers.clear()
+    with pytest.raises(ConfigError, match=rf"not answered for 0\.3 s, and {tmp_path} has not all of '{NAME}'"):
+        await fetched(tmp_path)
+
+
+async def test_what_is_here_is_enough_if_the_hub_never_answers(silent_hub: Hub, tmp_path: Path) -> None:
+    silent_hub.add(NAME, FILES)
+    directory = await fetched(tmp_path)
+    silent_hub.answers.clear()
+    assert await fetched(tmp_path) == directory
+
+
 def fetch_offline(cache: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", FETCH, str(cache)],

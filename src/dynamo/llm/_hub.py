@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ class Download:
         self._on_progress = on_progress
         self._stop = stop
         self._is_offline: bool = constants.HF_HUB_OFFLINE
+        self._endpoint = os.environ.get("HF_ENDPOINT") or None
+        self._answer_s: float = constants.HF_HUB_ETAG_TIMEOUT
+        self._is_silent = False
 
     def run(self, ignore_weights: bool) -> Path:
         """Download what is missing, check what came, and return the directory. Raises `ConfigError`."""
@@ -69,6 +73,7 @@ class Download:
     def _download(self, patterns: list[str]) -> Path:
         from huggingface_hub import snapshot_download
 
+        self._is_silent = not self._is_offline and self._takes_and_says_nothing()
         try:
             return Path(
                 snapshot_download(
@@ -76,8 +81,8 @@ class Download:
                     revision=self._revision,
                     cache_dir=self._cache,
                     allow_patterns=patterns,
-                    local_files_only=self._is_offline,
-                    endpoint=os.environ.get("HF_ENDPOINT") or None,
+                    local_files_only=self._is_offline or self._is_silent,
+                    endpoint=self._endpoint,
                     tqdm_class=_bar_class(self._on_progress, self._check_not_stopped),
                 )
             )
@@ -85,6 +90,22 @@ class Download:
             raise
         except Exception as error:  # of the hub's library, of its HTTP client, of the disk: all end the download
             raise ConfigError(self._why(error), model_path=self._name) from error
+
+    def _takes_and_says_nothing(self) -> bool:
+        """Whether the hub takes a question and does not answer: the library would ask it without a deadline."""
+        from huggingface_hub import HfApi
+
+        asked = time.monotonic()
+        try:
+            HfApi(endpoint=self._endpoint).repo_info(self._name, revision=self._revision, timeout=self._answer_s)
+        except Exception as error:  # whatever else is wrong, the download says
+            if time.monotonic() - asked < self._answer_s:
+                return False
+            log.warning(
+                "the hub has not answered for %g s: what is in %s is used (%s)", self._answer_s, self._cache, error
+            )
+            return True
+        return False
 
     def _check_not_stopped(self) -> None:
         if self._stop.is_set():
@@ -107,6 +128,9 @@ class Download:
                 f"{could_not}: HF_HUB_OFFLINE is set, and {self._what} is not complete in {self._cache}; fetch it once "
                 f"without that ({reason})"
             )
+        if self._is_silent:
+            silence = f"it has not answered for {self._answer_s:g} s"
+            return f"{could_not}: {silence}, and {self._cache} has not all of {self._what}"
         return f"{could_not}: {reason}"
 
 
