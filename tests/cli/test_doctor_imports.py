@@ -64,6 +64,24 @@ def test_what_is_not_public_is_told(tmp_path: Path) -> None:
     assert line.startswith("warn  1  dynamo._core.errors is not public. It may change without notice")
 
 
+def test_what_others_have_in_the_core_is_told_with_its_public_place(tmp_path: Path) -> None:
+    assert said_of(tmp_path, "from dynamo._core import Client, Nothing, log_message\n") == [
+        "fail  1  dynamo._core has no Client. Write dynamo.runtime.Client",
+        "fail  1  dynamo._core has no Nothing. See docs/api.md for what there is",
+        "warn  1  dynamo._core is not public. It may change without notice: see docs/api.md for what is",
+    ]
+
+
+def test_an_attribute_of_a_name_that_is_gone_is_told(tmp_path: Path) -> None:
+    [line] = said_of(tmp_path, "from dynamo.llm import ModelType\n\nkind = ModelType.Backend\n")
+    assert line.startswith("fail  3  dynamo.llm.ModelType.Backend is not here. Write ModelType.Chat")
+
+
+def test_a_folder_without_code_is_no_success(tmp_path: Path) -> None:
+    [finding] = look_at_code([tmp_path])
+    assert (finding.level, finding.what) == (Level.WARN, "no Python file is there")
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -179,6 +197,7 @@ def test_the_command_tells_it_and_ends_with_1(tmp_path: Path) -> None:
 
 
 def test_the_command_looks_at_code_only(tmp_path: Path) -> None:
+    (tmp_path / "new.py").write_text("from dynamo.llm import KvRouter\n")
     assert doctor("--imports", str(tmp_path)).exit_code == 0
     assert doctor("--imports", str(tmp_path), "--only", "planes").exit_code == 2
     assert doctor("--imports", str(tmp_path / "none")).exit_code == 2

@@ -12,6 +12,10 @@ from dynamo.cli._moved_names import BENTOML, DYNAMO, METHODS, Moved
 from dynamo.cli._public_names import is_module, public_names, resembling
 
 FILES_MAX = 20_000
+_PUBLIC = ("dynamo.runtime", "dynamo.llm", "dynamo.metrics", "dynamo.sdk")
+#: What `dynamo._core` has itself: the rest is in its modules.
+_CORE_NAME = "log_message"
+_SEE = "see docs/api.md for what there is"
 PACKAGES = frozenset({"dynamo", "bentoml"})
 #: Folders in which nobody's own code is.
 _FOREIGN = frozenset({"__pycache__", "node_modules", "site-packages"})
@@ -29,6 +33,8 @@ def look_at_code(paths: Sequence[Path]) -> list[Finding]:
         findings += look_at_file(path)
     if findings:
         return findings
+    if not num_files:
+        return [warn("imports", "no Python file is there", "see whether the name of the folder is right")]
     return [ok("imports", f"{num_files} file{'' if num_files == 1 else 's'} read, nothing has to change")]
 
 
@@ -91,11 +97,17 @@ def _look_at_ours(at: str, name: str) -> Finding | None:
     while not is_module(module):
         module, _, last = module.rpartition(".")
         rest = last
+    if module == "dynamo._core" and rest and rest != _CORE_NAME:
+        return fail(at, f"dynamo._core has no {rest}", _public_place(rest))
     if any(part.startswith("_") for part in module.split(".")) and not module.startswith("dynamo._internal"):
         return warn(at, f"{module} is not public", "it may change without notice: see docs/api.md for what is")
     if not rest or rest.startswith("__") or rest in (public_names(module) or ()):
         return None
     meant = resembling(module, rest)
-    return fail(
-        at, f"{module} has no {rest}", f"did you mean {meant}?" if meant else "see docs/api.md for what there is"
-    )
+    return fail(at, f"{module} has no {rest}", f"did you mean {meant}?" if meant else _SEE)
+
+
+def _public_place(name: str) -> str:
+    """Where somebody finds a name that others have in `dynamo._core`."""
+    places = [module for module in _PUBLIC if name in (public_names(module) or ())]
+    return f"write {places[0]}.{name}" if places else _SEE

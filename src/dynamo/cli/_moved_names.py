@@ -53,6 +53,9 @@ DYNAMO: dict[str, Moved] = {
     "dynamo.metrics.GaugeVec": Moved("dynamo.metrics.Gauge", "", True),
     "dynamo.metrics.IntGaugeVec": Moved("dynamo.metrics.Gauge", "", True),
     # Not here.
+    "dynamo.llm.ModelType.Backend": Moved(
+        "", "write ModelType.Chat | ModelType.Completions, and ModelInput.Tokens for what the worker takes"
+    ),
     "dynamo.sdk.lib.service.DynamoService": Moved("dynamo.sdk.Service"),
     "dynamo.sdk.lib.dependency.depends": Moved("dynamo.sdk.depends"),
     "dynamo.sdk.lib.loader": Moved("", "graphs are found by `dynamo serve MODULE:SERVICE`"),
