@@ -15,6 +15,8 @@ from dynamo._core.address import MODEL_CARDS
 from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument, NotFound
 from dynamo._internal import ModelRuntimeConfig
 from dynamo.llm import (
+    Engine,
+    EngineOutput,
     KvRouterConfig,
     ModelConfig,
     ModelInput,
@@ -26,13 +28,14 @@ from dynamo.llm import (
     fetch_model,
     register_llm,
     register_model,
+    serve_engine,
     unregister_llm,
     unregister_model,
 )
 from dynamo.llm._advertised_router import advertised, read_advertised
 from dynamo.llm._limits import MODEL_CARD_BYTES_MAX
 from dynamo.llm._model_card import ModelCard
-from dynamo.runtime import Endpoint
+from dynamo.runtime import DistributedRuntime, Endpoint
 
 
 @asynccontextmanager
@@ -311,3 +314,19 @@ def test_a_router_that_no_frontend_understands_is_refused(said: dict[str, object
     with pytest.raises(ConfigError) as refused:
         read_advertised(said)
     assert why in str(refused.value)
+
+
+class NoEngine:
+    """An engine whose parentheses are forgotten is one as a class."""
+
+    async def generate(self, request: object, context: object) -> AsyncIterator[EngineOutput]:
+        yield EngineOutput(finish_reason="stop")
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"), [(None, "give an object with generate"), (NoEngine, r"give an instance of it, NoEngine\(")]
+)
+async def test_what_is_no_engine_is_not_served(engine: Engine, said: str) -> None:
+    async with DistributedRuntime(discovery="memory:", request_plane="inproc:") as runtime:
+        with pytest.raises(TypeError, match=rf"engine=.*{said}"):
+            await serve_engine(runtime.endpoint("ns.comp.ep"), engine)

@@ -26,7 +26,7 @@ from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
 from dynamo.llm._numbers import shown
 from dynamo.runtime import Endpoint, ServedEndpoint
-from dynamo.runtime._arguments import check_type
+from dynamo.runtime._arguments import check_type, wrong_type
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -198,7 +198,11 @@ unregister_model = unregister_llm
 
 @stable(since="0.1")
 async def serve_engine(endpoint: Endpoint, engine: Engine) -> ServedEndpoint:
-    """Serve an engine at `endpoint`; return when it can be called."""
+    """Serve an engine at `endpoint`; return when it can be called. Raises `TypeError` for what is no engine."""
+    if isinstance(engine, type):
+        raise wrong_type("engine", engine, f"an instance of it, {engine.__name__}(...)")
+    if not callable(getattr(engine, "generate", None)):
+        raise wrong_type("engine", engine, "an object with generate(request, context)")
     return await endpoint.serve(engine.generate, request_type=PreprocessedRequest)
 
 
