@@ -79,8 +79,8 @@ def test_what_a_configuration_says_instead_of_taints_is_refused(taints: object) 
         ({"device_weight": True}, "device_weight is True"),
         ({"device_weight": -1}, "device_weight is -1"),
         ({"device_weight": 10**400}, "device_weight is 1000"),
-        ({"device_weight": 10**5000}, "device_weight is (int that is too long to be shown)"),
-        ({"taints": 10**5000}, "taints is (int that is too long to be shown)"),
+        ({"device_weight": 10**5000}, "device_weight is <int that cannot be shown: ValueError>"),
+        ({"taints": 10**5000}, "taints is <int that cannot be shown: ValueError>"),
     ],
 )
 async def test_a_worker_of_your_own_is_not_registered_with_labels_that_no_router_understands(

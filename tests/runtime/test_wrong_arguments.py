@@ -80,7 +80,7 @@ def test_arguments_of_a_runtime(name: str, value: Wrong, allowed: str) -> None:
         ({"drain_s": -1}, InvalidArgument, "drain_s=-1: give seconds, 0 or more"),
         ({"drain_s": math.nan}, InvalidArgument, "drain_s=nan: give seconds, 0 or more"),
         ({"drain_s": math.inf}, InvalidArgument, "drain_s=inf: give seconds, 0 or more"),
-        ({"drain_s": 10**400}, InvalidArgument, "drain_s=10+: give seconds, 0 or more"),
+        ({"drain_s": 10**400}, InvalidArgument, r"drain_s=10+\.\.\.: give seconds, 0 or more"),
         ({"drain_s": 10**5000}, InvalidArgument, "drain_s=<int that cannot be shown: ValueError>: give seconds"),
         ({"drain_s": "5"}, TypeError, "drain_s='5' is of type str: give seconds, 0 or more"),
         ({"drain_s": None}, TypeError, "drain_s=None is of type NoneType: give seconds, 0 or more"),

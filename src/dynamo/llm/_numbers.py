@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
+from dynamo._core.shown import shown as shown_whole
+
 #: So much of what somebody gave instead of a number is shown.
 SHOWN_CHARS_MAX = 64
 
@@ -21,8 +23,4 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def shown(value: object) -> str:
     """Return what somebody gave as the text of a message, which is not long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write integers of thousands of digits
-        return f"({type(value).__name__} that is too long to be shown)"
-    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "..."
+    return shown_whole(value, SHOWN_CHARS_MAX)

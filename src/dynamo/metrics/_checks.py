@@ -11,6 +11,7 @@ from numbers import Real
 from typing import NoReturn
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.shown import shown
 from dynamo.metrics._scope import ATTACHED_LABELS, can_be_encoded
 
 NAME_CHARS_MAX = 200
@@ -101,11 +102,3 @@ def refuse_amount(metric: str, parameter: str, value: object, allowed: str) -> N
 
 def _refuse(parameter: str, value: object, allowed: str) -> NoReturn:
     raise InvalidArgument(f"{parameter}={shown(value)} is not allowed: {allowed}", parameter=parameter)
-
-
-def shown(value: object) -> str:
-    """Return the value as it is shown in a message, whatever it is."""
-    try:
-        return repr(value)[:300]
-    except Exception as error:  # whatever somebody's __repr__ raises, or an int of too many digits
-        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"

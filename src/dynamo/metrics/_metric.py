@@ -14,8 +14,9 @@ import prometheus_client
 from prometheus_client.samples import Sample
 
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.shown import shown
 from dynamo._core.stability import stable
-from dynamo.metrics._checks import check_asked, is_number, refuse_amount, shown
+from dynamo.metrics._checks import check_asked, is_number, refuse_amount
 from dynamo.metrics._compat import FormerCounter, FormerGauge
 from dynamo.metrics._family import LABEL_VALUES_MAX, Family, Series_co
 from dynamo.metrics._scope import GaugeFunction, Scope, current_scope

@@ -11,15 +11,12 @@ import sys
 from dynamo._core.address import EndpointId, check_name
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
-from dynamo.metrics._checks import shown
-
-#: More of a value is not shown.
-SHOWN_CHARS_MAX = 200
+from dynamo._core.shown import shown
 
 
 def wrong_type(parameter: str, value: object, allowed: str) -> TypeError:
     """The error for a value that is of no type that makes sense."""
-    return TypeError(f"{parameter}={shown(value)[:SHOWN_CHARS_MAX]} is of type {type(value).__name__}: give {allowed}")
+    return TypeError(f"{parameter}={shown(value)} is of type {type(value).__name__}: give {allowed}")
 
 
 def check_type(parameter: str, value: object, types: type | tuple[type, ...], allowed: str) -> None:
@@ -66,7 +63,7 @@ def check_seconds(parameter: str, value: object, *, above_zero: bool = False, or
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise wrong_type(parameter, value, allowed)
     if not (value > 0 if above_zero else value >= 0) or value > sys.float_info.max:  # no loop waits for so long
-        raise InvalidArgument(f"{parameter}={shown(value)[:SHOWN_CHARS_MAX]}: give {allowed}", parameter=parameter)
+        raise InvalidArgument(f"{parameter}={shown(value)}: give {allowed}", parameter=parameter)
 
 
 def check_count(parameter: str, value: object, least: int, *, or_none: str = "") -> None:
@@ -76,7 +73,7 @@ def check_count(parameter: str, value: object, least: int, *, or_none: str = "")
         return
     check_type(parameter, value, int, allowed)
     if isinstance(value, int) and value < least:
-        raise InvalidArgument(f"{parameter}={shown(value)[:SHOWN_CHARS_MAX]}: give {allowed}", parameter=parameter)
+        raise InvalidArgument(f"{parameter}={shown(value)}: give {allowed}", parameter=parameter)
 
 
 def context_or_new(context: Context | None) -> Context:
