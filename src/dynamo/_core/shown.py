@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-SHOWN_CHARS_MAX = 200
+SHOWN_CHARS = 200
 
 
-def shown(value: object, chars_max: int = SHOWN_CHARS_MAX) -> str:
+def shown(value: object, chars_max: int = SHOWN_CHARS) -> str:
     """Return a value as a message shows it, whatever it is; what is longer ends with three dots."""
     try:
         text = repr(value)

@@ -8,7 +8,7 @@ from typing import TypeGuard
 from dynamo._core.shown import shown as shown_whole
 
 #: So much of what somebody gave instead of a number is shown.
-SHOWN_CHARS_MAX = 64
+SHOWN_CHARS = 64
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -23,4 +23,4 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def shown(value: object) -> str:
     """Return what somebody gave as the text of a message, which is not long."""
-    return shown_whole(value, SHOWN_CHARS_MAX)
+    return shown_whole(value, SHOWN_CHARS)
