@@ -11,7 +11,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 
-DEADLINE_S = 90.0
+DEADLINE_S = 150.0
 
 
 class Serving:

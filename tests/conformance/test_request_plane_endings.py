@@ -86,7 +86,7 @@ async def test_a_soft_stop_reaches_the_handler_and_lets_it_finish(pair: Pair) ->
 async def test_the_deadline_ends_both_sides(pair: Pair) -> None:
     handler = Waiting()
     listener = await pair.listen(handler)
-    deadline = asyncio.get_running_loop().time() + 0.05
+    deadline = asyncio.get_running_loop().time() + 0.5  # enough to connect, and for the handler to begin
     with pytest.raises(DeadlineExceeded):
         await read(await pair.call(listener, b"", Context(deadline=deadline)))
     await handler.wait_ended()
@@ -225,12 +225,12 @@ async def test_nothing_interrupts_a_handler_that_cleans_up(pair: Pair) -> None:
             await asyncio.Event().wait()
         finally:
             cleaning.set()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.6)
             cleaned.set()
 
     listener = await pair.listen(tidy)
     await read(await pair.call(await pair.listen(count_to), b"1"))  # they are connected
-    context = Context(deadline=asyncio.get_running_loop().time() + 0.02)
+    context = Context(deadline=asyncio.get_running_loop().time() + 0.5)
     stream = await pair.call(listener, b"", context)
     assert await anext(stream) == b"begun"
     await stream.aclose()

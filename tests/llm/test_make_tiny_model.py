@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ def test_the_same_options_make_the_same_files_and_it_says_what_it_made(tiny_mode
 
 
 @pytest.mark.timeout(240)
-def test_a_model_made_before_is_made_anew_with_other_options(tmp_path: Path) -> None:
-    make_tiny_model(tmp_path, "--layers", "1", "--vocab", "400")
+def test_a_model_made_before_is_made_anew_with_other_options(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
     assert "3 layers, 512 tokens" in make_tiny_model(tmp_path, "--layers", "3", "--vocab", "512", "--seed", "7")
 
 
