@@ -2,6 +2,10 @@
 
 A head has a size and a deadline; a client that stops reading is cut after a while, with at most the
 transport's buffer held for it meanwhile (writing waits, and so does everything that produces).
+
+A request that offers a protocol which is not served, such as the `Upgrade: h2c` of Java's HttpClient, is answered
+as if it did not: HTTP lets a server ignore that. httptools takes the body for the other protocol already, so the
+head is read once more without the offer.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -43,6 +48,8 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _discarded_bytes = 0
     _refused = False
+    #: The head that was read last offers a protocol which is not served, and is about to be read once more.
+    _reads_again = False
 
     # The base class's signatures are those of asyncio, narrowed.
 
@@ -66,7 +73,11 @@ class HttpProtocol(HttpToolsProtocol):
                 self._start_head_timer()
             # Counted before parsing, so that one endless header is never held.
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self._refused:
             self._refuse(431, "headers_too_large", _TOO_LARGE)
 
@@ -82,6 +93,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_BYTES_MAX:
             raise HeadTooLarge
+        self._reads_again = self._offers_in_vain()
+        if self._reads_again:
+            return
         self._stop_head_timer()
         self._in_head = False
         self._head_bytes = 0
@@ -94,6 +108,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._discard(body)
 
     def on_message_complete(self) -> None:
+        if self._reads_again:
+            return
         super().on_message_complete()
         # What follows is the head of the next request.
         self._in_head = True
@@ -112,6 +128,35 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_stall_timer()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not self._reads_again:
+                    if self._should_upgrade():
+                        self.handle_websocket_upgrade()
+                    return
+                rest = rest[offer.args[0] :]
+            head = self._head_without_offer()
+            # The one before may count the connection as closed. The leniency is that of the base class.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head)
+
+    def _offers_in_vain(self) -> bool:
+        # A CONNECT is one whatever its headers say, and would be read again for ever.
+        is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        return is_offer and not self._should_upgrade()
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
