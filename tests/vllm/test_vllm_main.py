@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,36 +87,48 @@ def test_of_the_metrics_of_a_process_those_of_vllm_are_told() -> None:
 
 
 GUARDED = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, signal, sys, time
 from dynamo.vllm._guard import end_with_parent
 
-def engine(said):
-    end_with_parent()
+class EndsNever:
+    def __del__(self):
+        time.sleep(600)
+
+def engine(said, ends):
+    end_with_parent(grace_s=0.2)
+    if not ends:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        sys.modules["held to the end"] = EndsNever()
     said.send((os.getpid(), os.getpgrp()))
     time.sleep(600)
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     heard, said = context.Pipe()
-    context.Process(target=engine, args=(said,)).start()
+    context.Process(target=engine, args=(said, sys.argv[1] == "ends")).start()
     print(*heard.recv(), flush=True)
     sys.stdin.read()
 """
 
 
-async def test_a_process_of_the_engine_ends_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["ends", "does not end, although its interpreter has begun to"])
+async def test_a_process_of_the_engine_ends_with_a_worker_that_is_killed(tmp_path: Path, engine: str) -> None:
     script = tmp_path / "worker.py"
     script.write_text(GUARDED)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     worker = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
+        sys.executable, str(script), engine, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
     )
     assert worker.stdout is not None
     pid, group = map(int, (await worker.stdout.readline()).split())
-    assert group == pid, "what the terminal says to the worker is not said to the engine"
-    worker.kill()
-    await worker.wait()
-    await until(lambda: not _runs(pid))
+    try:
+        assert group == pid, "what the terminal says to the worker is not said to the engine"
+        worker.kill()
+        await worker.wait()
+        await until(lambda: not _runs(pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_what_was_started_for_nobody_is_ended_and_nothing_else() -> None:

@@ -20,16 +20,17 @@ GRACE_S = 5.0
 log = logging.getLogger(__name__)
 
 
-def end_with_parent() -> None:
+def end_with_parent(*, grace_s: float = GRACE_S) -> None:
     """Have this process end when the one that started it has, and not by the terminal's signals.
 
-    To be called in a process that `multiprocessing` has started; in another one it does nothing.
+    It has `grace_s` seconds to end in order. To be called in a process that `multiprocessing` has started; in another
+    one it does nothing.
     """
     if multiprocessing.parent_process() is None:
         return
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    threading.Thread(target=_wait_and_end, name="end with the worker", daemon=True).start()
+    threading.Thread(target=_wait_and_end, args=(grace_s,), name="end with the worker", daemon=True).start()
 
 
 def kill_children(but: Collection[BaseProcess]) -> None:
@@ -42,11 +43,11 @@ def kill_children(but: Collection[BaseProcess]) -> None:
             child.kill()
 
 
-def _wait_and_end() -> None:
+def _wait_and_end(grace_s: float) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     log.error("the worker %d is gone: its engine %d ends", parent.pid, os.getpid())
+    # A thread of an interpreter that ends is stopped first of all, so it is the kernel that keeps the time.
+    signal.setitimer(signal.ITIMER_REAL, grace_s)
     os.kill(os.getpid(), signal.SIGTERM)
-    threading.Event().wait(GRACE_S)
-    os.kill(os.getpid(), signal.SIGKILL)
