@@ -45,6 +45,12 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert read_trace([tmp_path / "trace.jsonl"]) == requests
 
 
+def test_a_trace_with_times_in_another_unit_is_refused(tmp_path: Path) -> None:
+    later = b'{"timestamp": 1785000000000000, "input_length": 10, "output_length": 1}\n'
+    with pytest.raises(InvalidArgument, match=r"lasts 20,659,722 days, .*timestamps are in milliseconds"):
+        read_trace([written(tmp_path / "trace.jsonl", MOONCAKE, later)])
+
+
 @pytest.mark.parametrize(
     ("line", "what"),
     [
@@ -52,6 +58,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         (b'{"timestamp": 0}', r"missing required field `input_length`"),
         (b'{"timestamp": 0, "input_length": 0, "output_length": 1, "hash_ids": []}', r"are no lengths of a request"),
         (b'{"timestamp": 0, "input_length": 100, "output_length": 1, "hash_ids": [1, 2, 3]}', r"0 blocks of 512"),
+        (b'{"timestamp": 0, "input_length": 10, "output_length": 1, "block_size": 0}', r"block_size=0 are no lengths"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(line: bytes, what: str, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ LINE_BYTES_MAX = 8 << 20
 REQUESTS_MAX = 1_000_000
 #: Tokens of a prompt that are believed.
 INPUT_LENGTH_MAX = 4 << 20
+#: From the first request to the last. What lasts longer has times in another unit: to replay it would not end.
+DURATION_S_MAX = 31 * 86_400.0
 
 
 class TraceLine(msgspec.Struct, frozen=True):
@@ -67,12 +69,20 @@ class TracedRequest:
 
 @beta(since="0.1")
 def read_trace(paths: Iterable[Path], *, block_size: int = BLOCK_SIZE) -> list[TracedRequest]:
-    """Read the files of a trace, in the order of arrival. Raises `InvalidArgument` for a line that is none."""
+    """Read the files of a trace, in the order of arrival.
+
+    Raises `InvalidArgument` for a line that is none, and for a trace of more than 31 days.
+    """
     requests = [request for path in paths for request in _read(path, block_size)]
     if not requests:
         raise InvalidArgument("the trace is empty: it has no line with a request")
     requests.sort(key=lambda request: request.arrival_s)
-    first_s = requests[0].arrival_s
+    first_s, last_s = requests[0].arrival_s, requests[-1].arrival_s
+    if last_s - first_s > DURATION_S_MAX:
+        raise InvalidArgument(
+            f"the trace lasts {(last_s - first_s) / 86_400:,.0f} days, from timestamp {first_s * 1000:g} to "
+            f"{last_s * 1000:g}, and may last {DURATION_S_MAX / 86_400:.0f}: timestamps are in milliseconds"
+        )
     return [replace(request, arrival_s=request.arrival_s - first_s) for request in requests]
 
 
@@ -157,7 +167,7 @@ def _parse(line: bytes, where: str, block_size: int) -> TracedRequest:
         read = msgspec.json.decode(line, type=TraceLine)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"{where} is no request of a trace: {error}") from error
-    size = read.block_size or block_size
+    size = block_size if read.block_size is None else read.block_size
     if not (1 <= read.input_length <= INPUT_LENGTH_MAX and read.output_length >= 0 and size >= 1):
         raise InvalidArgument(
             f"{where}: input_length={read.input_length}, output_length={read.output_length} and block_size={size} "
