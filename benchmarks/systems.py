@@ -22,6 +22,8 @@ class System:
     def environment(self, meeting_place: Path) -> dict[str, str]:
         """Return the environment of its processes, which meet through files in `meeting_place`."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DYN_")}
+        if self.name != "ours":
+            kept.pop("PYTHONPATH", None)  # a checkout on it would take the place of what is measured
         return kept | self._planes(meeting_place) | {"DYN_LOG": "error", "PYTHONUNBUFFERED": "1"}
 
     def _planes(self, meeting_place: Path) -> dict[str, str]:
