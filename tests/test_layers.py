@@ -16,6 +16,7 @@ LAYERS = {
     "llm": 3,
     "sdk": 3,
     "_internal": 3.5,
+    "_engines": 3.5,
     "echo": 4,
     "frontend": 4,
     "mocker": 4,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo._core.errors import InvalidArgument
@@ -32,6 +32,7 @@ def chosen(logits: torch.Tensor, turns: list[Turn]) -> list[int]:
     return [choice.token_id for choice in choose(logits, turns) if choice is not None]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(warps, st.integers(0, 99)), min_size=1, max_size=6))
 def test_each_row_gets_what_it_gets_alone(rows: list[tuple[Warp, int]]) -> None:
     logits = torch.randn(len(rows), 40, generator=torch.Generator().manual_seed(len(rows))) * 3
@@ -101,6 +102,13 @@ def test_a_row_of_no_numbers_has_no_choice_and_does_not_harm_the_others(bad: flo
     assert first is None
     assert second is not None
     assert second.token_id == 2
+
+
+@pytest.mark.parametrize("warp", [Warp(), Warp(0.0)], ids=str)
+def test_a_row_whose_tokens_are_all_banned_has_no_choice(warp: Warp) -> None:
+    sampler = Sampler(warp, random.Random(0), num_top_logprobs=1)
+    (choice,) = choose(torch.tensor([[1.0, 2.0, -torch.inf]]), [Turn(sampler, [1], banned=(0, 1))])
+    assert choice is None
 
 
 def test_a_negative_seed_is_not_the_positive_one() -> None:

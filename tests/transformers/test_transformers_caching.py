@@ -107,7 +107,7 @@ async def test_an_answer_that_goes_on_at_another_worker_is_the_same_whatever_tha
     whole = await answer(engine, request(PROMPT, 40, seeded))
     rest = request([*PROMPT, *whole[:20]], 20, seeded)
     rest.num_resumed_tokens = 20
-    assert await cached_tokens(engine, rest) == [112, 112]
+    assert await cached_tokens(engine, rest) == [100, 100]  # 112 in blocks, 12 of them of the answer
     assert await answer(engine, rest) == whole[20:]
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import torch
@@ -293,3 +294,29 @@ async def test_a_request_for_which_the_model_gives_no_numbers_fails_alone(tiny_m
     await engine.close()
     assert isinstance(bad, DynamoError)
     assert good == generated_by_the_library(tiny.model, [5, 6, 7], 16)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_a_request_that_no_token_is_allowed_for_fails_alone(
+    tiny_model: Path, engine: TransformersEngine, temperature: float
+) -> None:
+    every_token = list(range(loaded(tiny_model).vocab_size))
+    stop = StopConditions(max_tokens=4, min_tokens=2, stop_token_ids=every_token)
+    with pytest.raises(DynamoError, match="or no token may come"):
+        await answer(engine, request([5, 6, 7], sampling={"temperature": temperature}, stop=stop))
+    assert len(await answer(engine, request([5, 6, 7], 4))) == 4
+
+
+async def test_the_tokens_of_another_worker_count_as_the_answer_s(engine: TransformersEngine) -> None:
+    resumed = msgspec.structs.replace(request([5, 6, 7, 8, 9], 4), num_resumed_tokens=2)
+    usage = (await read(engine, resumed))[-1].completion_usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 6, 9)
+
+
+@pytest.mark.parametrize(("num_resumed_tokens", "said"), [(4, "=4 are not among the 3"), (3, "the prompt is empty")])
+async def test_tokens_of_another_worker_that_leave_no_prompt_are_refused(
+    engine: TransformersEngine, num_resumed_tokens: int, said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        await answer(engine, msgspec.structs.replace(request([5, 6, 7], 4), num_resumed_tokens=num_resumed_tokens))

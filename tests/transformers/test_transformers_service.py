@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dynamo._core.address import MODEL_CARDS
 from dynamo.llm._model_card import ModelCard
 from dynamo.sdk import service
 from dynamo.transformers import TransformersWorker
+from dynamo.transformers.__main__ import SWITCH_INTERVAL_S
 
 
 @service(dynamo={"namespace": "zoo"})
@@ -42,6 +44,17 @@ async def test_a_service_with_this_base_serves_the_model(tiny_model: Path) -> No
         items = await world.call(Llama, "generate", msgspec.to_builtins(request([5, 6, 7], 9)))
     tokens = [token for item in items if isinstance(item, dict) for token in item.get("token_ids", [])]
     assert tokens == generated_by_the_library(loaded(tiny_model).model, [5, 6, 7], 9)
+
+
+async def test_its_thread_and_the_loop_take_turns_as_often_as_in_the_process_of_the_command() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10 * SWITCH_INTERVAL_S)
+    try:
+        async with AsyncExitStack() as stack:
+            await World(stack).run(Llama)
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    finally:
+        sys.setswitchinterval(before)
 
 
 async def test_its_card_says_how_many_blocks_its_prefix_cache_has_and_that_routers_hear_of_them() -> None:

@@ -1,24 +1,26 @@
 """A worker without a model: it says the prompt back. For trying a deployment out, and for measuring one.
 
-`EchoWorker` is imported when it is asked for: it brings the SDK, which the engine does not need.
+What is here is imported when it is asked for: the engine needs no SDK, and Ctrl-C may come while the command imports.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from dynamo.echo._engine import EchoEngine
-
 if TYPE_CHECKING:
+    from dynamo.echo._engine import EchoEngine
     from dynamo.echo._service import EchoWorker
 
 __all__ = ["EchoEngine", "EchoWorker"]
 
+#: Where each name is.
+_LAZY = {"EchoEngine": "_engine", "EchoWorker": "_service"}
+
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
     def __getattr__(name: str) -> object:
-        if name == "EchoWorker":
-            from dynamo.echo._service import EchoWorker
-
-            return EchoWorker
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)

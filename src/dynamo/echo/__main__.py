@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dynamo._core.errors import ConfigError
+from dynamo._core.exit_status import USAGE
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._worker import StartEngine, run_engine_worker
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, option, read_settings
+from dynamo.runtime._settings import option, read_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, EngineShutdown, InvalidArgument, Overloaded
 from dynamo._core.stability import beta
+from dynamo.llm._engine_request import num_prompt_tokens
 from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, PreprocessedRequest
 
 MAX_NUM_SEQS = 4096
@@ -67,10 +68,9 @@ class EchoEngine:
         Raises `InvalidArgument` for a request that it cannot answer, `Overloaded` if too many wait already, and
         `EngineShutdown` when it is closed.
         """
-        prompt, stop, max_tokens = request.token_ids, request.stop_conditions, self._max_tokens(request)
-        # What another worker has said of the answer already is at the end of the prompt.
-        begin = max(0, request.num_resumed_tokens)
-        prompt = prompt[: len(prompt) - begin]
+        stop, max_tokens = request.stop_conditions, self._max_tokens(request)
+        # What another worker has said of the answer already is after the prompt.
+        prompt, begin = request.token_ids[: num_prompt_tokens(request)], request.num_resumed_tokens
         # Where the answer ends if nothing ends it before.
         end = begin + max_tokens
         if not stop.ignore_eos:
@@ -113,7 +113,7 @@ class EchoEngine:
         """Check a request, and return how many tokens it gets at most."""
         if self._closed.is_set():
             raise EngineShutdown("the engine is closed")
-        if len(request.token_ids) <= request.num_resumed_tokens:
+        if not num_prompt_tokens(request):
             raise InvalidArgument("the prompt is empty")
         room = self.max_context_length - len(request.token_ids)
         if room < 1:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
+from pathlib import Path
 
-from dynamo._core.context import Context
 from dynamo._core.stability import stable
+from dynamo._engines.service import EngineService
 from dynamo.echo._engine import MAX_NUM_SEQS, EchoEngine
-from dynamo.llm import EngineOutput
-from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
-from dynamo.llm._served_model import ServedModel
-from dynamo.llm._worker_labels import worker_labels
-from dynamo.llm._worker_options import REFUSE, check_on_conflict
-from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
+from dynamo.llm._worker_options import REFUSE
+from dynamo.runtime import Endpoint
 
 
 @stable(since="0.1")
-class EchoWorker:
+class EchoWorker(EngineService):
     """Serves a model that answers with its prompt:
 
     @service(dynamo={"namespace": "demo"})
@@ -34,6 +30,8 @@ class EchoWorker:
     "wait" it does, and gets no requests until they are gone. Raises `ConfigError` for settings that make no sense.
     """
 
+    _needs_weights = False
+
     def __init__(
         self,
         model_path: str,
@@ -46,46 +44,12 @@ class EchoWorker:
         device_weight: float | None = None,
         on_conflict: str = REFUSE,
     ) -> None:
-        self.model_path = model_path
-        self.model_name = model_name
+        super().__init__(model_path, model_name, context_length, migration_limit, taints, device_weight, on_conflict)
         self.token_delay_s = token_delay_s
         self.max_num_seqs = max_num_seqs
-        self.context_length = context_length
-        self.migration_limit = migration_limit
-        self.labels: dict[str, object] = worker_labels(taints, device_weight)
-        self.on_conflict: str = check_on_conflict(on_conflict)
-        self._model: ServedModel | None = None
 
-    @async_on_start
-    async def start_engine(self) -> None:
-        """Make the engine, and tell the frontends about the model."""
-        path = await fetch_llm(self.model_path, ignore_weights=True)
+    async def _make_engine(self, path: Path, endpoint: Endpoint, name: str) -> EchoEngine:
         card = ModelCard.from_local_path(path, context_length=self.context_length)
-        engine = EchoEngine(
+        return EchoEngine(
             delay_s=self.token_delay_s, max_num_seqs=self.max_num_seqs, max_context_length=card.context_length
         )
-        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
-        name = self.model_name or default_model_name(self.model_path)
-        self._model = await ServedModel.start(
-            engine,
-            endpoint,
-            path,
-            name,
-            migration_limit=self.migration_limit,
-            labels=self.labels,
-            on_conflict=self.on_conflict,
-        )
-
-    @dynamo_endpoint()
-    async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Token ids in, token ids out."""
-        assert self._model is not None
-        async with aclosing(self._model.generate(request, context)) as outputs:
-            async for output in outputs:
-                yield output
-
-    @async_on_shutdown
-    async def close_engine(self) -> None:
-        """Take the model back, and end the engine."""
-        if self._model is not None:
-            await self._model.close()

@@ -39,12 +39,6 @@ class NamedTemplate(msgspec.Struct):
     template: str
 
 
-class SpecialToken(msgspec.Struct):
-    """A special token that is written as an object."""
-
-    content: str
-
-
 class RopeScaling(msgspec.Struct):
     """How positions are stretched beyond those of training; `type` is the older name of `rope_type`."""
 
@@ -139,7 +133,7 @@ class ModelFiles:
         return int(length) if isinstance(length, int | float) and 0 < length < SANE_CONTEXT_MAX else None
 
 
-def read_model_directory(path: Path, custom_template_path: Path | None = None) -> ModelFiles:
+def read_model_directory(path: Path, custom_template_path: Path | None) -> ModelFiles:
     """Read what a card needs; raises `NotFound` or `ConfigError` naming the file and what to do."""
     if not path.is_dir():
         what = "is a file, not a directory" if path.exists() else "does not exist"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dynamo._core.errors import ConfigError
+from dynamo._core.exit_status import USAGE
 from dynamo.llm._fetch import default_model_name
 from dynamo.llm._worker import StartEngineAt, run_engine_workers
 from dynamo.llm._worker_options import WorkerOptions
@@ -22,10 +26,10 @@ from dynamo.mocker._config import (
 )
 from dynamo.mocker._engine import MockerEngine
 from dynamo.mocker._metrics import MockerMetrics
-from dynamo.mocker._starting import kv_publishers, start_mocker
+from dynamo.mocker._starting import start_mocker_at
 from dynamo.runtime import Endpoint
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, option, read_settings
+from dynamo.runtime._settings import option, read_settings
 
 NUM_WORKERS_MAX = 1024
 
@@ -90,13 +94,15 @@ def start_engine(options: MockerOptions) -> StartEngineAt:
     metrics = MockerMetrics(options.model_name or default_model_name(options.model_path))
 
     async def start(path: Path, endpoint: Endpoint) -> MockerEngine:
-        await asyncio.sleep(options.startup_time_s)
-        sinks = kv_publishers(endpoint, config) if options.kv_events else []
-        engine = await start_mocker(path, config, context_length=options.context_length, kv_event_sinks=sinks)
-        if not metrics.num_engines:
-            endpoint.runtime.exposition.add(metrics)
-        metrics.add(endpoint.lease_id(), engine)
-        return engine
+        return await start_mocker_at(
+            endpoint,
+            path,
+            config,
+            metrics,
+            context_length=options.context_length,
+            kv_events=options.kv_events,
+            startup_time_s=options.startup_time_s,
+        )
 
     return start
 

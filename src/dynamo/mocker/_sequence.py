@@ -6,6 +6,7 @@ from array import array
 
 from dynamo._core.blocks import BlockHasher
 from dynamo._core.errors import InvalidArgument
+from dynamo.llm._engine_request import num_prompt_tokens
 from dynamo.llm._messages import CompletionUsage, FinishReason, PreprocessedRequest, PromptTokensDetails
 from dynamo.mocker._answer import VOCABULARY, Answer, prompt_array
 from dynamo.mocker._block_pool import Block
@@ -106,11 +107,7 @@ class TokenSequence:
 def _max_tokens(request: PreprocessedRequest, max_context_length: int) -> int:
     """Check a request, and return how many tokens it gets at most."""
     num_tokens = len(request.token_ids)
-    if not 0 <= request.num_resumed_tokens <= num_tokens:
-        raise InvalidArgument(
-            f"num_resumed_tokens={request.num_resumed_tokens} are not among the {num_tokens} tokens of the request"
-        )
-    if num_tokens == request.num_resumed_tokens:
+    if not num_prompt_tokens(request):
         raise InvalidArgument("the prompt is empty")
     room = max_context_length - num_tokens
     if room < 1:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
+from pathlib import Path
 
-from dynamo._core.context import Context
 from dynamo._core.stability import beta
-from dynamo.llm import EngineOutput
-from dynamo.llm._fetch import default_model_name, fetch_llm
+from dynamo._engines.service import EngineService
 from dynamo.llm._model_card import MIGRATION_LIMIT
-from dynamo.llm._served_model import ServedModel
-from dynamo.llm._worker_labels import worker_labels
-from dynamo.llm._worker_options import REFUSE, check_on_conflict
+from dynamo.llm._worker_options import REFUSE
 from dynamo.mocker._config import (
     BLOCK_SIZE,
     MAX_NUM_BATCHED_TOKENS,
@@ -23,13 +18,14 @@ from dynamo.mocker._config import (
     MockerConfig,
     check_setting,
 )
+from dynamo.mocker._engine import MockerEngine
 from dynamo.mocker._metrics import MockerMetrics
-from dynamo.mocker._starting import kv_publishers, start_mocker
-from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, dynamo_endpoint
+from dynamo.mocker._starting import start_mocker_at
+from dynamo.runtime import Endpoint
 
 
 @beta(since="0.1")
-class MockerWorker:
+class MockerWorker(EngineService):
     """Serves a model with a simulated engine:
 
     @service(dynamo={"namespace": "demo"})
@@ -45,6 +41,8 @@ class MockerWorker:
     require or prefer. Where other workers of the model differ from this one, it does not start; with `on_conflict`
     "wait" it does, and gets no requests until they are gone. Raises `ConfigError` for settings that make no sense.
     """
+
+    _needs_weights = False
 
     def __init__(
         self,
@@ -68,8 +66,7 @@ class MockerWorker:
         device_weight: float | None = None,
         on_conflict: str = REFUSE,
     ) -> None:
-        self.model_path = model_path
-        self.model_name = model_name
+        super().__init__(model_path, model_name, context_length, migration_limit, taints, device_weight, on_conflict)
         # The context length that counts is the model's; here it is one that every setting allows.
         self.config: MockerConfig = MockerConfig(
             block_size=block_size,
@@ -87,44 +84,14 @@ class MockerWorker:
         check_setting("startup_time_s", startup_time_s, 0, math.inf)
         self.kv_events = kv_events
         self.startup_time_s = startup_time_s
-        self.context_length = context_length
-        self.migration_limit = migration_limit
-        self.labels: dict[str, object] = worker_labels(taints, device_weight)
-        self.on_conflict: str = check_on_conflict(on_conflict)
-        self._model: ServedModel | None = None
 
-    @async_on_start
-    async def start_engine(self) -> None:
-        """Make the engine, and tell the frontends about the model."""
-        path = await fetch_llm(self.model_path, ignore_weights=True)
-        await asyncio.sleep(self.startup_time_s)
-        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
-        sinks = kv_publishers(endpoint, self.config) if self.kv_events else []
-        engine = await start_mocker(path, self.config, context_length=self.context_length, kv_event_sinks=sinks)
-        name = self.model_name or default_model_name(self.model_path)
-        metrics = MockerMetrics(name)
-        metrics.add(endpoint.lease_id(), engine)
-        endpoint.runtime.exposition.add(metrics)
-        self._model = await ServedModel.start(
-            engine,
+    async def _make_engine(self, path: Path, endpoint: Endpoint, name: str) -> MockerEngine:
+        return await start_mocker_at(
             endpoint,
             path,
-            name,
-            migration_limit=self.migration_limit,
-            labels=self.labels,
-            on_conflict=self.on_conflict,
+            self.config,
+            MockerMetrics(name),
+            context_length=self.context_length,
+            kv_events=self.kv_events,
+            startup_time_s=self.startup_time_s,
         )
-
-    @dynamo_endpoint()
-    async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        """Token ids in, token ids out."""
-        assert self._model is not None
-        async with aclosing(self._model.generate(request, context)) as outputs:
-            async for output in outputs:
-                yield output
-
-    @async_on_shutdown
-    async def close_engine(self) -> None:
-        """Take the model back, and end the engine."""
-        if self._model is not None:
-            await self._model.close()

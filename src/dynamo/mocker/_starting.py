@@ -16,6 +16,7 @@ from dynamo.llm._model_files import CONFIG, read_model_directory
 from dynamo.mocker._answer import vocabulary_of
 from dynamo.mocker._config import MockerConfig
 from dynamo.mocker._engine import MockerEngine
+from dynamo.mocker._metrics import MockerMetrics
 from dynamo.runtime import Endpoint
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ async def start_mocker(
     path: Path,
     config: MockerConfig,
     *,
-    context_length: int | None = None,
-    kv_event_sinks: Sequence[KvEventSink] = (),
+    context_length: int | None,
+    kv_event_sinks: Sequence[KvEventSink],
 ) -> MockerEngine:
     """Return an engine that stands for the model in `path`.
 
@@ -48,6 +49,26 @@ async def start_mocker(
     return MockerEngine(
         replace(config, max_context_length=length), kv_event_sinks=kv_event_sinks, vocabulary=vocabulary
     )
+
+
+async def start_mocker_at(
+    endpoint: Endpoint,
+    path: Path,
+    config: MockerConfig,
+    metrics: MockerMetrics,
+    *,
+    context_length: int | None,
+    kv_events: bool,
+    startup_time_s: float,
+) -> MockerEngine:
+    """Return it for the worker at `endpoint`: routers hear of its blocks, and the process's metrics tell of it."""
+    await asyncio.sleep(startup_time_s)
+    sinks = kv_publishers(endpoint, config) if kv_events else []
+    engine = await start_mocker(path, config, context_length=context_length, kv_event_sinks=sinks)
+    if not metrics.num_engines:
+        endpoint.runtime.exposition.add(metrics)
+    metrics.add(endpoint.lease_id(), engine)
+    return engine
 
 
 def kv_publishers(endpoint: Endpoint, config: MockerConfig) -> list[KvPublisher]:

@@ -1,25 +1,28 @@
 """A worker for any causal language model of Hugging Face transformers, on CPU or GPU.
 
-Importing this package does not import torch; loading a model does. `TransformersWorker` is imported
-when it is asked for: it brings the SDK, which the engine does not need.
+Importing this package does not import torch; loading a model does.
+
+What is here is imported when it is asked for: the engine needs no SDK, and Ctrl-C may come while the command imports.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from dynamo.transformers._engine import TransformersEngine
-
 if TYPE_CHECKING:
+    from dynamo.transformers._engine import TransformersEngine
     from dynamo.transformers._service import TransformersWorker
 
 __all__ = ["TransformersEngine", "TransformersWorker"]
 
+#: Where each name is.
+_LAZY = {"TransformersEngine": "_engine", "TransformersWorker": "_service"}
+
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
 
     def __getattr__(name: str) -> object:
-        if name == "TransformersWorker":
-            from dynamo.transformers._service import TransformersWorker
-
-            return TransformersWorker
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)

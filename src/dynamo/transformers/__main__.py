@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dynamo._core.errors import ConfigError
+from dynamo._core.exit_status import USAGE
 from dynamo.llm import KvPublisher
 from dynamo.llm._fetch import default_model_name
 from dynamo.llm._kv_events import KvEventSink
@@ -16,7 +21,7 @@ from dynamo.llm._worker import StartEngine, StartEngineAt, run_engine_workers
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import Endpoint
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, option, read_settings
+from dynamo.runtime._settings import option, read_settings
 from dynamo.transformers._engine import MAX_NUM_SEQS, TransformersEngine
 from dynamo.transformers._stats import EngineMetrics
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument, Overloaded
 from dynamo._core.stability import beta
+from dynamo.llm._engine_request import num_prompt_tokens
 from dynamo.llm._kv_events import KvEventSink
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
@@ -277,7 +278,7 @@ class TransformersEngine:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
-        stream = self._streams[row] = OutputStream(row.num_prompt_tokens)
+        stream = self._streams[row] = OutputStream(row.num_prompt_tokens, request.num_resumed_tokens)
         with self._changed:
             self._inbox.append(row)
             self._changed.notify()
@@ -289,9 +290,9 @@ class TransformersEngine:
         from dynamo.transformers._row import Row
         from dynamo.transformers._sampling import Sampler
 
-        token_ids, stop = request.token_ids, request.stop_conditions
+        token_ids, stop, num_prompt = request.token_ids, request.stop_conditions, num_prompt_tokens(request)
         room = self.max_context_length - len(token_ids)
-        if not token_ids:
+        if not num_prompt:
             raise InvalidArgument("the prompt is empty")
         if request.lora_name:
             raise InvalidArgument(
@@ -314,7 +315,7 @@ class TransformersEngine:
             self._seeds.getrandbits(64),
             request.output_options.logprobs,
         )
-        sampler.resume(token_ids[max(0, len(token_ids) - request.num_resumed_tokens) :])
+        sampler.resume(token_ids[num_prompt:])
         return Row(
             list(token_ids),
             sampler,
@@ -339,7 +340,9 @@ class TransformersEngine:
             if stream is None:
                 continue
             if step.choice is None:
-                stream.fail(partial(DynamoError, "the model's output for this request was not a number"))
+                stream.fail(
+                    partial(DynamoError, "the model's output for this request was not a number, or no token may come")
+                )
             else:
                 stream.num_cached_tokens = step.row.num_cached_tokens
                 stream.put(step.choice.token_id, step.finish_reason, step.choice.log_prob, step.choice.top)

@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one pass gave one request; no choice: the model's output for it was not a number."""
+    """What one pass gave one request; no choice: the model gave it no number, or no token may come."""
 
     row: Row
     choice: Choice | None

@@ -148,7 +148,7 @@ class Turn:
 
 
 def choose(logits: torch.Tensor, turns: Sequence[Turn]) -> list[Choice | None]:
-    """Choose a token for each row of `logits`; None where the model gave no numbers."""
+    """Choose a token for each row of `logits`; None where the model gave no numbers, or none may come."""
     logits = logits.float()
     scores = logits.clone()
     for row, turn in enumerate(turns):
@@ -162,7 +162,8 @@ def choose(logits: torch.Tensor, turns: Sequence[Turn]) -> list[Choice | None]:
         warped = warp.processors()(torch.LongTensor(), scores[index])
         tokens[index] = _draw(warped, [turns[row].sampler.rng.random() for row in rows])
     chosen: list[int] = tokens.tolist()
-    sound: list[bool] = logits.amax(dim=-1).isfinite().tolist()
+    # A row of which all tokens are banned is not sound either.
+    sound: list[bool] = scores.amax(dim=-1).isfinite().tolist()
     choices: list[Choice | None] = []
     for row, turn in enumerate(turns):
         if not sound[row]:

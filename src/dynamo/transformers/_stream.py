@@ -13,12 +13,13 @@ class OutputStream:
     """Joins what nobody has read yet into one output, so that it never holds more than one.
 
     It ends once: with a finish reason or with a failure. What comes later is dropped. The first output and the
-    last have the usage: what was cached is known from the start, and not every answer is read to its end.
+    last have the usage: what was cached is known from the start, and not every answer is read to its end. The last
+    `num_resumed_tokens` of those that the request came with are the answer's: another worker has generated them.
     """
 
-    def __init__(self, num_prompt_tokens: int) -> None:
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_tokens = 0
+    def __init__(self, num_tokens: int, num_resumed_tokens: int = 0) -> None:
+        self._num_prompt_tokens = num_tokens - num_resumed_tokens
+        self._num_tokens = num_resumed_tokens
         #: How much of the prompt was in the prefix cache; None: it has not begun.
         self.num_cached_tokens: int | None = None
         self._is_first = True
@@ -95,5 +96,7 @@ class OutputStream:
             prompt_tokens=self._num_prompt_tokens,
             completion_tokens=self._num_tokens,
             total_tokens=self._num_prompt_tokens + self._num_tokens,
-            prompt_tokens_details=None if cached is None else PromptTokensDetails(cached_tokens=cached),
+            prompt_tokens_details=(
+                None if cached is None else PromptTokensDetails(cached_tokens=min(cached, self._num_prompt_tokens))
+            ),
         )

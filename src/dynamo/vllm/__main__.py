@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dynamo._core.errors import ConfigError
+from dynamo._core.exit_status import OK, USAGE
 from dynamo.llm._fetch import default_model_name
 from dynamo.llm._worker import StartEngineAt, run_engine_workers
 from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import Endpoint
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, read_settings
+from dynamo.runtime._settings import read_settings
 from dynamo.vllm._arguments import split_arguments
 from dynamo.vllm._engine import VllmEngine
 from dynamo.vllm._starting import show_engine_help, start_vllm
@@ -35,7 +40,7 @@ def main(arguments: list[str]) -> int:
     try:
         if not ours and engines in (["--help"], ["-h"]):
             show_engine_help()
-            return 0
+            return OK
         options = read_settings(VllmOptions, ours, os.environ, prog="python -m dynamo.vllm", description=DESCRIPTION)
     except ConfigError as error:
         return failed(error, USAGE)

@@ -37,8 +37,6 @@ def _flags(kind: type[Settings]) -> dict[str, bool]:
     """Each of our flags, and whether a value comes after it."""
     flags = dict.fromkeys(_HELP, False)
     for option in options_of(kind):
-        if option.is_secret:
-            continue
         flags[option.flag] = option.value_type is not bool
         if option.value_type is bool:
             flags["--no-" + option.flag.removeprefix("--")] = False

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from xxhash import xxh3_64_intdigest
 
 from dynamo._core.errors import InvalidArgument
+from dynamo.llm._engine_request import num_prompt_tokens
 from dynamo.llm._limits import LOGPROBS_MAX
 from dynamo.llm._messages import PreprocessedRequest, SamplingOptions
 
@@ -59,20 +60,12 @@ def sampling_arguments(
         arguments["presence_penalty"] = options.presence_penalty
     if options.frequency_penalty is not None:
         arguments["frequency_penalty"] = options.frequency_penalty
-    resumed = resumed_token_ids(request)
+    resumed = request.token_ids[num_prompt_tokens(request) :]
     if options.seed is not None:
         arguments["seed"] = _seed(options.seed, len(resumed))
     if bias := _bias(resumed, options):
         arguments["logit_bias"] = bias
     return arguments
-
-
-def resumed_token_ids(request: PreprocessedRequest) -> Sequence[int]:
-    """Return those of the request's tokens that another worker has generated. Raises `InvalidArgument`."""
-    num_tokens, num_resumed = len(request.token_ids), request.num_resumed_tokens
-    if not 0 <= num_resumed <= num_tokens:
-        raise InvalidArgument(f"num_resumed_tokens={num_resumed} are not among the {num_tokens} tokens of the request")
-    return request.token_ids[num_tokens - num_resumed :]
 
 
 def _seed(seed: int, num_resumed: int) -> int:

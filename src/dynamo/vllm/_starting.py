@@ -31,8 +31,8 @@ async def start_vllm(
     endpoint: Endpoint,
     *,
     model_name: str,
-    context_length: int | None = None,
-    engine_arguments: Sequence[str] = (),
+    context_length: int | None,
+    engine_arguments: Sequence[str],
 ) -> VllmEngine:
     """Return an engine that is ready to answer, for the worker at `endpoint`.
 

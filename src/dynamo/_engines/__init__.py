@@ -1,0 +1,1 @@
+"""What the engines share that needs both the SDK and `dynamo.llm`, which know nothing of each other."""
