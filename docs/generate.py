@@ -63,11 +63,18 @@ class Parameter:
     kind: type
     info: ArgumentInfo | OptionInfo
     default: object
+    is_repeated: bool = False
 
     @property
     def metavar(self) -> str:
-        """What stands for an argument in the usage."""
+        """What stands for an argument."""
         return str(self.info.metavar or self.name.upper())
+
+    @property
+    def usage(self) -> str:
+        """How an argument is written in the usage."""
+        once = self.metavar if self.is_required else f"[{self.metavar}]"
+        return f"{once}..." if self.is_repeated else once
 
     @property
     def is_required(self) -> bool:
@@ -135,7 +142,7 @@ def _group(app: typer.Typer, path: str) -> Iterator[str]:
 def _command(command: Callable[..., object], path: str) -> str:
     parameters = _parameters(command)
     arguments = [one for one in parameters if isinstance(one.info, ArgumentInfo)]
-    usage = " ".join(["[OPTIONS]", *(one.metavar for one in arguments)])
+    usage = " ".join(["[OPTIONS]", *(one.usage for one in arguments)])
     rows = [
         (f"`{_cell(one.metavar)}`", "required" if one.is_required else "", _cell(str(one.info.help)))
         for one in arguments
@@ -160,7 +167,7 @@ def _module(module: ModuleType, settings: type[Settings]) -> str:
 
 
 def _settings(settings: type[Settings]) -> list[str]:
-    rows = [_row(one) for one in options_of(settings) if not one.is_secret]
+    rows = [_row(one) for one in options_of(settings)]
     return list(_table(("Option", "Default", "Variable", "Meaning"), rows))
 
 
@@ -205,8 +212,12 @@ def _parameters(command: Callable[..., object]) -> list[Parameter]:
     for name, hint in hints.items():
         if get_origin(hint) is Annotated:
             kind, info = get_args(hint)[:2]
-            found.append(Parameter(name, _plain(kind), info, defaults[name].default))
+            found.append(Parameter(name, _plain(kind), info, defaults[name].default, _is_list(kind)))
     return found
+
+
+def _is_list(hint: object) -> bool:
+    return get_origin(hint) is list or any(get_origin(inner) is list for inner in get_args(hint))
 
 
 def _plain(hint: object) -> type:

@@ -1,7 +1,7 @@
 """Every public object says what it is, and its functions their units, what None means, and the errors they raise.
 
-Public is what `__all__` of a public module names, with the public methods, properties and fields of its classes.
-A machine cannot tell whether a sentence is true, so what is checked is that there is one:
+Public is what `__all__` or `__former__` of a public module names, with the public methods, properties and fields of
+its classes. A machine cannot tell whether a sentence is true, so what is checked is that there is one:
 
 - Each has a docstring, or a `#:` comment where it is a plain value. A method may have that of the base it overrides.
 - A number has its unit in its name, or is named in the docstring of its function or class; one that may be None is
@@ -68,7 +68,7 @@ def public_objects() -> Iterator[Public]:
     seen: set[int] = set()
     for module in public_modules(SOURCE):
         door = importlib.import_module(module)
-        for name in door.__all__:
+        for name in (*door.__all__, *getattr(door, "__former__", ())):
             with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
                 value = getattr(door, name)
             if id(value) not in seen:

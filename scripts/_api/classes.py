@@ -14,7 +14,7 @@ from typing import Generic, Protocol, cast
 
 import msgspec
 from scripts._api.items import Item
-from scripts._api.signatures import annotation_text, def_text, parameters_text, value_text
+from scripts._api.signatures import annotation_text, def_text, deprecated_parameters, parameters_text, value_text
 
 from dynamo._core.stability import stability_of
 
@@ -35,7 +35,8 @@ def class_items(name: str, kind: type, public: Mapping[int, str], *, promise: st
     form = "class" + (_constructor(kind) if makes else "")
     if bases := list(_bases(kind, public)):
         form += f" of {', '.join(bases)}"
-    yield Item(name, form, promise, deprecated)
+    initializer = vars(kind).get("__init__") if makes else None
+    yield Item(name, form, promise, deprecated, deprecated_parameters(initializer) if initializer else ())
     yield from members(name, kind, public)
 
 
@@ -53,7 +54,10 @@ def members(name: str, kind: type, public: Mapping[int, str]) -> Iterator[Item]:
         for attribute in sorted(_names(owner) - seen):
             seen.add(attribute)
             if form := _member(owner, attribute):
-                yield Item(f"{name}.{attribute}", form, _promise(owner, attribute), _deprecation(owner, attribute))
+                function = _plain(owner, attribute)
+                parameters = deprecated_parameters(function) if inspect.isfunction(function) else ()
+                promise, why = _promise(owner, attribute), _deprecation(owner, attribute)
+                yield Item(f"{name}.{attribute}", form, promise, why, parameters)
 
 
 def _is_ours(thing: type | FunctionType) -> bool:

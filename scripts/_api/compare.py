@@ -1,7 +1,7 @@
 """What users of one surface lose with another: read from the forms, so that an old file is enough.
 
-Types are not judged: whether a union has become wider is nothing that text can say. That is seen in review, because
-the file changes.
+Of types, text can say that a union has fewer kinds to take, or more to give. Whether one name stands for more than
+another it cannot; a change of that sort, and one of a default, is no loss, and `retyped` tells of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scripts._api.items import Item, Surface, owners, tier_of
 from scripts._api.signatures import OMITTED
@@ -21,12 +22,21 @@ _ALIAS = "alias of "
 _TIERS = ("", "experimental", "beta", "stable")
 
 
+class Change(NamedTuple):
+    """Something that does not work any more."""
+
+    what: str
+    #: The parameters that everybody gives who notices; none if it can be noticed without any.
+    given: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A name of which something that used to work does not any more, and what."""
+    """A name of which something that used to work does not any more, and what; `given` as in `Change`."""
 
     name: str
     what: str
+    given: frozenset[str] = frozenset()
 
 
 def losses(old: Surface, new: Surface) -> Iterator[Loss]:
@@ -41,16 +51,27 @@ def losses(old: Surface, new: Surface) -> Iterator[Loss]:
         was, is_now = tier_of(item, old), tier_of(found, new)
         if _TIERS.index(is_now) < _TIERS.index(was):
             yield Loss(name, f"was {was} and is {is_now or 'of no tier'}")
-        for what in _changes(_followed(item, old), _followed(found, new)):
-            yield Loss(name, what)
+        for change in _changes(_followed(item, old), _followed(found, new)):
+            yield Loss(name, *change)
     for name, item in new.items():
         if name in old or not any(owner in old for owner in owners(name)):
             continue
         if item.form.startswith(("option", "argument")) and " required" in item.form:
             yield Loss(name, "is new and required")
         if (before := _found(name, old)) is not None:  # it was a base's, and is the class's own
-            for what in _changes(before.form, item.form):
-                yield Loss(name, what)
+            for change in _changes(before.form, item.form):
+                yield Loss(name, *change)
+
+
+def retyped(old: Surface, new: Surface) -> Iterator[tuple[str, str]]:
+    """Yield each name with a parameter that it takes as before, but of another type or with another default."""
+    for name, item in old.items():
+        if (found := _found(name, new)) is None:
+            continue
+        was, is_now = _arguments(_followed(item, old)), _arguments(_followed(found, new))
+        if was is not None and is_now is not None:
+            before, now = dict(_parameters(was)), dict(_parameters(is_now))
+            yield from ((name, one) for one in before.keys() & now.keys() if before[one] != now[one])
 
 
 def _found(name: str, items: Surface) -> Item | None:
@@ -71,19 +92,19 @@ def _followed(item: Item, items: Surface) -> str:
     return item.form if original is None else original.form
 
 
-def _changes(old: str, new: str) -> Iterator[str]:
+def _changes(old: str, new: str) -> Iterator[Change]:
     if old == new:
         return
     was, is_now = _kind(old), _kind(new)
     if was != is_now and not {was, is_now} <= _READ_ALIKE:
-        yield f"was {was} and is {is_now}"
+        yield Change(f"was {was} and is {is_now}")
     elif was.startswith(("option", "argument")):
-        yield from _option_changes(old, new)
+        yield from map(Change, _option_changes(old, new))
     elif was in ("member", "attribute"):
-        yield from _value_changes(old, new)
+        yield from map(Change, _value_changes(old, new))
     elif was == "property":
         if ", settable" in old and ", settable" not in new:
-            yield "cannot be set any more"
+            yield Change("cannot be set any more")
     else:
         yield from _call_changes(old, new)
 
@@ -130,18 +151,21 @@ def _value_changes(old: str, new: str) -> Iterator[str]:
         yield f"was {was} and is {is_now or 'without a value'}"
 
 
-def _call_changes(old: str, new: str) -> Iterator[str]:
+def _call_changes(old: str, new: str) -> Iterator[Change]:
     was, is_now = _arguments(old), _arguments(new)
     if was is not None and is_now is None:
-        yield "cannot be made by its users any more"
+        yield Change("cannot be made by its users any more")
     elif was is not None and is_now is not None:
         yield from _argument_changes(was, is_now)
+        yield from _type_changes(was, is_now, is_message=old.startswith("message"))
         if old.startswith("message") and was.kwonlyargs and is_now.args:
-            yield "travels as an array"
+            yield Change("travels as an array")
+    if more := _more(_returned(old), _returned(new)):
+        yield Change(f"may return {more}, too")
     for base in _bases(old) - _bases(new):
-        yield f"is no {base} any more"
+        yield Change(f"is no {base} any more")
     if _tag(old) != _tag(new):
-        yield f"was{_tag(old) or ' without a tag'} and is{_tag(new) or ' without a tag'}"
+        yield Change(f"was{_tag(old) or ' without a tag'} and is{_tag(new) or ' without a tag'}")
 
 
 def _bases(form: str) -> set[str]:
@@ -169,35 +193,89 @@ def _arguments(form: str) -> ast.arguments | None:
     return None
 
 
-def _argument_changes(old: ast.arguments, new: ast.arguments) -> Iterator[str]:
+def _returned(form: str) -> ast.expr | None:
+    """What a function returns, as far as it says."""
+    if "def(" not in form:
+        return None
+    [function] = ast.parse(f"def f{form[form.index('(') :]}: ...").body
+    assert isinstance(function, ast.FunctionDef)
+    return function.returns
+
+
+def _argument_changes(old: ast.arguments, new: ast.arguments) -> Iterator[Change]:
     was_at, is_at = [*old.posonlyargs, *old.args], [*new.posonlyargs, *new.args]
     now = {one.arg: place for place, one in enumerate(is_at)}
     named = {one.arg for one in (*new.args, *new.kwonlyargs)}
     for place, one in enumerate(was_at):
-        is_nameless = place < len(old.posonlyargs)
-        if is_nameless:
+        # Who gives one by its place gives all before it, too.
+        itself, up_to_it = frozenset([one.arg]), frozenset(each.arg for each in was_at[: place + 1])
+        if place < len(old.posonlyargs):
             if place >= len(is_at) and new.vararg is None:
-                yield f"does not take {one.arg} any more"
+                yield Change(f"does not take {one.arg} any more", up_to_it)
         elif one.arg not in named and new.kwarg is None:
-            yield f"does not take {one.arg} any more"
+            yield Change(f"does not take {one.arg} any more", itself)
         elif one.arg not in now:
-            yield f"takes {one.arg} by its name only"
+            yield Change(f"takes {one.arg} by its name only", up_to_it)
         elif now[one.arg] != place:
-            yield f"takes {one.arg} at another place"
+            yield Change(f"takes {one.arg} at another place", up_to_it)
     for one in old.kwonlyargs:
         if one.arg not in named and new.kwarg is None:
-            yield f"does not take {one.arg} any more"
+            yield Change(f"does not take {one.arg} any more", frozenset([one.arg]))
     if old.vararg is not None and len(is_at) > len(was_at):
-        yield f"takes {is_at[len(was_at)].arg} where *{old.vararg.arg} began"
+        yield Change(f"takes {is_at[len(was_at)].arg} where *{old.vararg.arg} began")
     if old.vararg is not None and new.vararg is None:
-        yield f"does not take *{old.vararg.arg} any more"
+        yield Change(f"does not take *{old.vararg.arg} any more")
     if old.kwarg is not None and new.kwarg is None:
-        yield f"does not take **{old.kwarg.arg} any more"
+        yield Change(f"does not take **{old.kwarg.arg} any more")
     known = {one.arg for one in (*was_at, *old.kwonlyargs)}
     # Who had to give these, and by their places, does not see what they are called.
     nameless = {one.arg for one in is_at[: min(len(old.posonlyargs), len(was_at) - len(old.defaults))]}
     for name in sorted(_required(new) - _required(old) - nameless):
-        yield f"needs {name}" + (", which had a default" if name in known else ", which is new")
+        yield Change(f"needs {name}" + (", which had a default" if name in known else ", which is new"))
+
+
+def _type_changes(old: ast.arguments, new: ast.arguments, *, is_message: bool) -> Iterator[Change]:
+    was, is_now = dict(_parameters(old)), dict(_parameters(new))
+    for name in was.keys() & is_now.keys():
+        before, now = was[name].annotation, is_now[name].annotation
+        if fewer := _more(now, before):
+            yield Change(f"does not take {fewer} for {name} any more", frozenset([name]))
+        # Older processes read what newer ones send.
+        if is_message and (more := _more(before, now)):
+            yield Change(f"may say {more} for {name}, too")
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """What stands behind a parameter's name: as text, and the type as a tree."""
+
+    text: str
+    annotation: ast.expr | None = field(compare=False)
+
+
+def _parameters(arguments: ast.arguments) -> Iterator[tuple[str, _Parameter]]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults, *arguments.kw_defaults]
+    for one, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+        parts = [ast.unparse(part) for part in (one.annotation, default) if part is not None]
+        yield one.arg, _Parameter(" = ".join(parts), one.annotation)
+
+
+def _more(few: ast.expr | None, many: ast.expr | None) -> str:
+    """What a union has beside all that another one has; empty if that has anything else, or either is not told."""
+    if few is None or many is None or not (these := _kinds(few)) < (those := _kinds(many)):
+        return ""
+    return " or ".join(sorted(those - these))
+
+
+def _kinds(annotation: ast.expr) -> set[str]:
+    """The kinds of a union, with each value of a `Literal` as one."""
+    match annotation:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _kinds(left) | _kinds(right)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=values)):
+            return {f"Literal[{ast.unparse(value)}]" for value in values}
+    return {ast.unparse(annotation)}
 
 
 def _required(arguments: ast.arguments) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _NOTES = "  # "
 _DEPRECATED = "deprecated: "
+_PARAMETERS = "deprecated parameters: "
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Item:
     #: The tier and the release since which it holds; empty for a member, which has that of its owner.
     promise: str = ""
     deprecated: str = ""
+    #: Of something that is called: the parameters that only a deprecated form of it takes.
+    parameters: tuple[str, ...] = ()
 
     @property
     def tier(self) -> str:
@@ -26,7 +29,9 @@ class Item:
 
     def line(self) -> str:
         """The item as it stands in the file."""
-        notes = [note for note in (self.promise, self.deprecated and _DEPRECATED + self.deprecated) if note]
+        parameters = _PARAMETERS + ", ".join(self.parameters) if self.parameters else ""
+        why = _DEPRECATED + self.deprecated if self.deprecated else ""
+        notes = [note for note in (self.promise, parameters, why) if note]
         return f"{self.name}: {self.form}" + (_NOTES + "; ".join(notes) if notes else "")
 
     @classmethod
@@ -34,8 +39,9 @@ class Item:
         """Read a line."""
         said, _, notes = line.rpartition(_NOTES) if _NOTES in line else (line, "", "")
         name, _, form = said.partition(": ")
-        promise, _, deprecated = notes.partition(_DEPRECATED)
-        return cls(name, form, promise.removesuffix("; "), deprecated)
+        before, _, deprecated = notes.partition(_DEPRECATED)
+        promise, _, parameters = before.removesuffix("; ").partition(_PARAMETERS)
+        return cls(name, form, promise.removesuffix("; "), deprecated, tuple(filter(None, parameters.split(", "))))
 
 
 Surface = dict[str, Item]

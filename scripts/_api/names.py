@@ -1,4 +1,5 @@
-"""The public names: of every module without an underscore in its path, what is in `__all__`."""
+"""The public names: of every module without an underscore in its path, what is in `__all__`, and in `__former__` if it
+has older names that `import *` does not ask for."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from scripts._api.classes import class_items, members
 from scripts._api.items import Item
-from scripts._api.signatures import annotation_text, def_text, value_text
+from scripts._api.signatures import annotation_text, def_text, deprecated_parameters, value_text
 
 from dynamo._core.stability import Stability, stability_of
 
@@ -55,7 +56,7 @@ def named(source: Path) -> list[Named]:
     found = []
     for path in public_modules(source):
         module = importlib.import_module(path)
-        for name in module.__all__:
+        for name in (*module.__all__, *getattr(module, "__former__", ())):
             found.append(_named(module, name))
     return found
 
@@ -90,7 +91,7 @@ def _items(one: Named, first: dict[int, str]) -> Iterator[Item]:
     elif isinstance(value, type):
         yield from class_items(one.path, value, first, promise=promise, deprecated=one.deprecated)
     elif inspect.isroutine(value):
-        yield Item(one.path, def_text(value), promise, one.deprecated)
+        yield Item(one.path, def_text(value), promise, one.deprecated, deprecated_parameters(value))
     elif isinstance(value, int | float | str | bytes | tuple):
         yield Item(one.path, f"constant: {type(value).__name__} = {value_text(value)}", promise, one.deprecated)
     else:

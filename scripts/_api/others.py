@@ -45,8 +45,7 @@ def _option(command: str, option: Option) -> Item:
     form = f"option {option.placeholder()}" if option.value_type is not bool else "option on or off"
     form += " required" if option.is_required else f" = {option.shown_default()}"
     form += f", {option.allowed}" if option.allowed else ""
-    name = option.variable if option.is_secret else option.flag
-    return Item(f"{command} {name}", f"{form}, ${option.variable}", _promise(tier_in(command, option)))
+    return Item(f"{command} {option.flag}", f"{form}, ${option.variable}", _promise(tier_in(command, option)))
 
 
 def _group(app: typer.Typer, path: str) -> Iterator[Item]:

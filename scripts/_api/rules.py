@@ -3,8 +3,9 @@
 Released surfaces are kept in `docs/api`, one file for each minor version, beside that of the next release:
 
 - What is stable and goes, or is used in another way, was deprecated in a release of an earlier minor version; within
-  one minor version nothing of it goes.
-- Whatever comes, goes or changes is named in the changelog, under the heading of what is not released.
+  one minor version nothing of it goes. So it is with a parameter.
+- Whatever comes, goes or changes is named in the changelog, under the heading of what is not released; a parameter of
+  another type or with another default in the same point as what takes it.
 - Every public name has a tier.
 """
 
@@ -14,13 +15,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts._api.compare import losses
+from scripts._api.compare import Loss, losses, retyped
 from scripts._api.items import Surface, is_deprecated, owners, read, tier_of
 
 UNRELEASED = "unreleased.txt"
 _SNAPSHOT = re.compile(r"(\d+)\.(\d+)\.txt")
 _CODE = re.compile(r"`([^`]+)`")
 _WORD = re.compile(r"[\w-]+")
+_POINT = re.compile(r"^- ", re.MULTILINE)
 
 Version = tuple[int, int]
 
@@ -41,6 +43,13 @@ def faults(current: Surface, releases: dict[Version, Surface], version: Version,
     for name in sorted(_to_announce(last, current)):
         if not _last_word(name) & words:
             yield f"{name} came, went or changed: name it in CHANGELOG.md, under unreleased, as `{_shown(name)}`"
+    points = [set(_words_in(point)) for point in _POINT.split(_unreleased(changelog))]
+    for name, parameter in sorted(retyped(last, current)):
+        if not any(parameter in point and _last_word(name) & point for point in points):
+            yield (
+                f"{name} takes another {parameter}, or has another default for it: say so in CHANGELOG.md, under "
+                f"unreleased, in one point with both `{_shown(name)}` and `{parameter}`"
+            )
 
 
 def _without_tier(current: Surface) -> Iterator[str]:
@@ -59,11 +68,16 @@ def _not_deprecated(current: Surface, releases: dict[Version, Surface], version:
             continue
         if latest >= version:
             yield f"{loss.name} {loss.what}: not within {version[0]}.{version[1]}, which has it as stable"
-        elif not is_deprecated(loss.name, last):
+        elif not _was_deprecated(loss, last):
             yield (
                 f"{loss.name} {loss.what}: it is stable, and {latest[0]}.{latest[1]} did not deprecate it; keep what "
                 "works, deprecate it, and change it one minor release later"
             )
+
+
+def _was_deprecated(loss: Loss, last: Surface) -> bool:
+    """Whether everybody who notices was told: what is called goes, or a parameter that they give."""
+    return is_deprecated(loss.name, last) or (loss.name in last and bool(loss.given & {*last[loss.name].parameters}))
 
 
 def _to_announce(last: Surface, current: Surface) -> set[str]:
@@ -80,7 +94,11 @@ def _to_announce(last: Surface, current: Surface) -> set[str]:
 
 def _announced(changelog: str) -> Iterator[str]:
     """Yield the words in backticks of what is not released."""
-    for code in _CODE.findall(_unreleased(changelog)):
+    yield from _words_in(_unreleased(changelog))
+
+
+def _words_in(text: str) -> Iterator[str]:
+    for code in _CODE.findall(text):
         yield from _WORD.findall(code)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from pathlib import PurePath
-from typing import ForwardRef
+from typing import ForwardRef, get_overloads
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LITERALS = (int, float, str, bytes, bool, type(None))
@@ -25,6 +25,16 @@ def def_text(function: Callable[..., object], *, drop: int = 0) -> str:
     parameters = list(found.parameters.values())[drop:]
     returned = "" if found.return_annotation is found.empty else f" -> {annotation_text(found.return_annotation)}"
     return f"{prefix}({parameters_text(parameters)}){returned}"
+
+
+def deprecated_parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    """Return the parameters that a function takes in forms only that are deprecated: overloads, as in PEP 702."""
+    forms = get_overloads(function)
+    lasting = [form for form in forms if not hasattr(form, "__deprecated__")]
+    if len(lasting) == len(forms):
+        return ()
+    kept = {name for form in lasting for name in inspect.signature(form).parameters}
+    return tuple(sorted(inspect.signature(function).parameters.keys() - kept))
 
 
 def parameters_text(parameters: Iterable[Parameter], annotations: Mapping[str, object] | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripts._api.compare import losses
+from scripts._api.compare import losses, retyped
 from scripts._api.items import Item, Surface, surface
 
 
@@ -37,6 +37,10 @@ def lost(old: str, new: str) -> list[str]:
         ("option {a,b} = a", "option {a,b,c} = a"),
         ("message(a: int) tagged 1", "message(a: int, b: int = 3) tagged 1"),
         ("message(*, a: int, b: int)", "message(*, b: int, a: int)"),
+        ("def(a: int | None)", "def(a: float | str)"),
+        ("def(a: Literal['x'])", "def(a: Literal['x', 'y'])"),
+        ("def() -> int | None", "def() -> int"),
+        ("def() -> Path", "def() -> PurePath"),
     ],
 )
 def test_what_only_adds_takes_nothing_away(old: str, new: str) -> None:
@@ -58,6 +62,16 @@ def test_what_only_adds_takes_nothing_away(old: str, new: str) -> None:
         ("def()", "def(*, b: int)", "needs b, which is new"),
         ("def(a: int = 1)", "def(a: int)", "needs a, which had a default"),
         ("def(a: int = 1, /)", "def(a: int, /)", "needs a, which had a default"),
+        ("def(a: int | str)", "def(a: str)", "does not take int for a any more"),
+        (
+            "def(a: Literal['x', 'y'] | None)",
+            "def(a: Literal['y'] | None)",
+            "does not take Literal['x'] for a any more",
+        ),
+        ("def(*, a: int | None = None)", "def(*, a: int = 1)", "does not take None for a any more"),
+        ("async def() -> int", "async def() -> int | None", "may return None, too"),
+        ("message(a: int | str)", "message(a: int)", "does not take str for a any more"),
+        ("message(a: int)", "message(a: int | None)", "may say None for a, too"),
         ("def(a: int = 1, /)", "def(b: int, /)", "needs b, which is new"),
         ("def(a: int, *rest: int)", "def(a: int, b: int = 1, *rest: int)", "takes b where *rest began"),
         ("def(a: int)", "async def(a: int)", "was def and is async def"),
@@ -85,6 +99,33 @@ def test_what_only_adds_takes_nothing_away(old: str, new: str) -> None:
 )
 def test_what_does_not_work_any_more_is_named(old: str, new: str, what: str) -> None:
     assert what in lost(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "given"),
+    [
+        ("def(a: int, b: int = 1)", "def(a: int)", ["b"]),
+        ("def(a: int, /)", "def()", ["a"]),
+        ("def(a: int = 1, b: int = 1)", "def(*, b: int = 1)", ["a", "a b"]),
+        ("def(*, a: int | str)", "def(*, a: int)", ["a"]),
+        ("def(a: int = 1)", "def(a: int)", [""]),
+    ],
+)
+def test_a_loss_tells_what_everybody_gives_who_notices(old: str, new: str, given: list[str]) -> None:
+    assert [" ".join(sorted(loss.given)) for loss in losses(stable(f=old), stable(f=new))] == given
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("def(a: int, b: int = 1)", "def(a: float, b: int = 2, c: int = 3)", ["a", "b"]),
+        ("class(*, a: int = 1)", "class(*, a: int)", ["a"]),
+        ("def(a: int, *, b: int = 1)", "def(a: int, b: int = 1)", []),
+        ("class", "class(a: int)", []),
+    ],
+)
+def test_another_type_and_another_default_are_told(old: str, new: str, names: list[str]) -> None:
+    assert sorted(retyped(stable(f=old), stable(f=new))) == [("dynamo.f", name) for name in names]
 
 
 def test_of_a_class_that_is_gone_the_members_are_not_named() -> None:

@@ -34,6 +34,30 @@ def test_within_a_minor_version_nothing_stable_goes_although_it_is_deprecated() 
     assert found(ONE, {(0, 1): MARKED, (0, 2): MARKED}) == ["dynamo.b is gone: not within 0.2, which has it as stable"]
 
 
+def with_parameters(form: str, *parameters: str) -> Surface:
+    return surface([BOTH["dynamo.A"], Item("dynamo.b", form, "stable 0.1", "", parameters)])
+
+
+def test_a_parameter_that_was_deprecated_may_go_and_what_stood_after_it_moves() -> None:
+    before = with_parameters("def(a: int = 0, b: int = 0)", "a")
+    assert found(with_parameters("def(*, b: int = 0)"), {(0, 1): before}) == []
+    assert found(with_parameters("def(b: int = 0)"), {(0, 1): before}) == []
+    [fault] = found(with_parameters("def(a: int = 0)"), {(0, 1): before})
+    assert fault.startswith("dynamo.b does not take b any more: it is stable, and 0.1 did not deprecate it")
+    assert len(found(with_parameters("def(*, b: int = 0)"), {(0, 2): before})) == 2
+
+
+def test_another_default_is_named_with_its_parameter() -> None:
+    before, now = with_parameters("def(size: int = 3)"), with_parameters("def(size: int = 4)")
+    assert found(now, {(0, 1): before}) == [
+        "dynamo.b takes another size, or has another default for it: say so in CHANGELOG.md, under unreleased, in one "
+        "point with both `b` and `size`"
+    ]
+    apart = "## unreleased\n\n- `b` is new.\n- `size` is 4.\n"
+    assert len(found(now, {(0, 1): before}, changelog=apart)) == 1
+    assert found(now, {(0, 1): before}, changelog="## unreleased\n\n- `b` has\n  `size=4`.\n- `c`.\n") == []
+
+
 def test_what_is_in_beta_may_go_when_the_changelog_says_so() -> None:
     assert found(ONE, {(0, 1): YOUNG}) == []
     assert found(ONE, {(0, 1): YOUNG}, changelog="") == [

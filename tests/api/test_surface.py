@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, overload
 
 import msgspec
 import pydantic
@@ -32,7 +32,7 @@ from dynamo._core.stability import Stability, Tier, beta, stable
 
 __all__ = [
     "LIMIT", "Alias", "Colour", "Data", "Handle", "Kind", "Message", "Model", "Pair", "Shape", "Thing", "give", "later",
-    "old", "other", "say",
+    "old", "other", "say", "turn",
 ]
 __stability__ = {"LIMIT": Stability(Tier.STABLE, "0.1"), "Kind": Stability(Tier.BETA, "0.2")}
 
@@ -154,6 +154,16 @@ class Pair(NamedTuple):
 
 class Shape(Protocol):
     def area(self) -> float: ...
+
+
+@overload
+def turn(by: int) -> int: ...
+@overload
+@deprecated("leave fast out")
+def turn(by: int, fast: bool) -> int: ...
+@stable(since="0.1")
+def turn(by: int, fast: bool = False) -> int:
+    return by
 '''
 
 EXPECTED = """
@@ -194,6 +204,7 @@ later: async def(environ: Mapping[str, str] = ..., *, kind: Colour | None = None
 old: def() -> None  # deprecated: old is give now, and goes with version 1.0
 other: alias of dynamo._example.give  # beta 0.2
 say: def() -> AsyncIterator[int]
+turn: def(by: int, fast: bool = False) -> int  # stable 0.1; deprecated parameters: fast
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import warnings
@@ -17,9 +18,10 @@ from dynamo.cli._app import app
 from dynamo.cli._code_names import FILE_BYTES_MAX
 from dynamo.cli._doctor_finding import Level, lines
 from dynamo.cli._doctor_imports import files_of, look_at_code
-from dynamo.cli._moved_names import BENTOML, DYNAMO, METHODS
+from dynamo.cli._moved_names import ARGUMENTS, BENTOML, DYNAMO, METHODS
 from dynamo.cli._public_names import is_module, public_names
 from dynamo.metrics._compat import RuntimeMetrics
+from dynamo.runtime import Endpoint
 
 
 def said_of(directory: Path, code: str) -> list[str]:
@@ -154,12 +156,50 @@ def test_no_file_is_too_odd(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("module", ["dynamo.runtime", "dynamo.llm", "dynamo.metrics", "dynamo.sdk"])
 def test_a_name_is_older_where_its_import_or_itself_warns_and_nowhere_else(tmp_path: Path, module: str) -> None:
-    for name in sorted(public_names(module) or ()):
+    former = getattr(importlib.import_module(module), "__former__", ())
+    for name in sorted({*(public_names(module) or ()), *former}):
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             value = getattr(importlib.import_module(module), name)
         is_older = bool(warned) or "__deprecated__" in getattr(value, "__dict__", ())
         assert ("is an older name" in said_of(tmp_path, f"from {module} import {name}\n")[0]) is is_older, name
+
+
+def test_arguments_that_are_older_or_gone_are_told_at_their_own_line(tmp_path: Path) -> None:
+    code = """
+import dynamo.runtime as rt
+from dynamo.runtime import dynamo_worker
+
+@dynamo_worker(static=False)
+async def main(runtime):
+    await runtime.endpoint("a.b.c").serve_endpoint(
+        print,
+        metrics_labels=[("a", "b")],
+    )
+
+rt.DistributedRuntime(None, "etcd", "tcp")
+rt.DistributedRuntime(discovery="memory:")
+"""
+    assert [" ".join(line.split()) for line in said_of(tmp_path, code)] == [
+        "warn 5 dynamo.runtime.dynamo_worker() with static= is an older form. Leave it out",
+        "fail 9 serve_endpoint() with metrics_labels= is not here. Leave it out: metrics have their labels by "
+        "themselves",
+        "warn 12 dynamo.runtime.DistributedRuntime() with arguments by place is an older form. Write async with "
+        "DistributedRuntime(discovery=..., request_plane=...) before version 1.0, with URLs",
+    ]
+
+
+#: What takes the arguments of methods that stand in the table.
+METHODS_OF = {".serve_endpoint": Endpoint.serve_endpoint, ".client": Endpoint.client, ".schedule": None}
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_an_argument_is_in_the_table_if_it_is_not_taken_or_warns(name: str, argument: str) -> None:
+    module, _, last = name.rpartition(".")
+    called = getattr(importlib.import_module(module), last) if module else METHODS_OF[name]
+    parameters = {} if called is None else inspect.signature(called).parameters
+    is_refused = last == "register_model"  # takes them, to say that they have no meaning
+    assert (argument in parameters or argument == "*") is (ARGUMENTS[name, argument].works or is_refused)
 
 
 def test_older_methods_of_metrics_are_told() -> None:

@@ -24,8 +24,9 @@ def names(what: str) -> list[str]:
 
 
 def places_of(name: str) -> list[str]:
-    """The public modules that have it in their `__all__`."""
-    return [module for module in MODULES if name in (public_names(module) or ())]
+    """The public modules that have it, among the older names, too."""
+    former = {module: getattr(importlib.import_module(module), "__former__", ()) for module in MODULES}
+    return [module for module in MODULES if name in (public_names(module) or ()) or name in former[module]]
 
 
 def warnings_of_use(module: str, name: str) -> list[str]:

@@ -24,6 +24,8 @@ class Use:
     line: int
     #: The whole of it, with the modules: `dynamo.llm.KvRouter`; of a method, `.` and its name.
     name: str
+    #: What a call of it is given by this name; `*` for whatever it is given by place.
+    argument: str = ""
 
 
 class NotReadableError(Exception):
@@ -87,8 +89,8 @@ class _Reader:
         for node in nodes:
             if isinstance(node, ast.Attribute) and node not in inner and (name := self._whole(node)):
                 yield Use(node.lineno, name)
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not self._whole(node.func):
-                yield Use(node.func.end_lineno or node.lineno, f".{node.func.attr}")
+            if isinstance(node, ast.Call):
+                yield from self._call(node)
 
     def _import(self, node: ast.Import) -> Iterator[Use]:
         for alias in node.names:
@@ -107,10 +109,23 @@ class _Reader:
                 self._known[alias.asname or alias.name] = name
             yield Use(alias.lineno, name)
 
-    def _whole(self, node: ast.Attribute) -> str | None:
+    def _call(self, node: ast.Call) -> Iterator[Use]:
+        name = self._whole(node.func)
+        if name is None and isinstance(node.func, ast.Attribute):
+            name = f".{node.func.attr}"
+            yield Use(node.func.end_lineno or node.lineno, name)
+        if name is None:
+            return
+        if node.args:
+            yield Use(node.args[0].lineno, name, "*")
+        for keyword in node.keywords:
+            if keyword.arg is not None:
+                yield Use(keyword.lineno, name, keyword.arg)
+
+    def _whole(self, node: ast.expr) -> str | None:
         """The whole name of `a.b.c`, if `a` is one that was imported from the packages."""
-        parts = [node.attr]
-        value = node.value
+        parts: list[str] = []
+        value = node
         while isinstance(value, ast.Attribute):
             parts.append(value.attr)
             value = value.value

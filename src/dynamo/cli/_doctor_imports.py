@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynamo.cli._code_names import NOTEBOOK, NotReadableError, Use, uses_in
 from dynamo.cli._doctor_finding import Finding, fail, ok, warn
-from dynamo.cli._moved_names import BENTOML, DYNAMO, METHODS, Moved
+from dynamo.cli._moved_names import ARGUMENTS, BENTOML, DYNAMO, METHODS, Moved
 from dynamo.cli._public_names import is_module, public_names, resembling
 
 FILES_MAX = 20_000
@@ -50,6 +50,8 @@ def look_at_file(path: Path) -> list[Finding]:
 def look_at_use(path: str, use: Use) -> Finding | None:
     """Say what has to change about one use of a name; None if nothing has to."""
     at = f"{path}:{use.line}"
+    if use.argument:
+        return _look_at_argument(at, use)
     if use.name.startswith("."):
         moved = METHODS.get(use.name[1:])
         return None if moved is None else warn(at, f"{use.name[1:]}() is an older name", str(moved))
@@ -59,6 +61,18 @@ def look_at_use(path: str, use: Use) -> Finding | None:
     if moved.works:
         return warn(at, f"{name} is an older name", str(moved))
     return fail(at, f"{use.name} is BentoML's" if name in BENTOML else f"{name} is not here", str(moved))
+
+
+def _look_at_argument(at: str, use: Use) -> Finding | None:
+    """Say what has to change about an argument of a call; None if nothing has to."""
+    moved = ARGUMENTS.get((use.name, use.argument))
+    if moved is None:
+        return None
+    given = "arguments by place" if use.argument == "*" else f"{use.argument}="
+    call = f"{use.name.removeprefix('.')}() with {given}"
+    if moved.works:
+        return warn(at, f"{call} is an older form", str(moved))
+    return fail(at, f"{call} is not here", str(moved))
 
 
 def files_of(paths: Sequence[Path]) -> Iterator[Path]:

@@ -27,6 +27,10 @@ class Moved:
 
 
 _OF_METRICS = "if this is of Dynamo's metrics"
+_LEAVE_OUT = Moved("", "leave it out", True)
+_NO_MEANING = Moved("", "it has no meaning here: leave it out")
+_NO_MEDIA = Moved("", "there are no images, sounds or videos yet: leave it out")
+_RUNTIME = Moved("async with DistributedRuntime(discovery=..., request_plane=...)", "with URLs", True)
 
 #: Names of Dynamo that are older, elsewhere, or not here, by module.
 DYNAMO: dict[str, Moved] = {
@@ -108,6 +112,38 @@ METHODS: dict[str, Moved] = {
     "inc_by": Moved("inc", _OF_METRICS, True),
     "dec_by": Moved("dec", _OF_METRICS, True),
 }
+
+#: Arguments of calls: by the name of what is called, and theirs; `*` is whatever is given by place.
+ARGUMENTS: dict[tuple[str, str], Moved] = {
+    ("dynamo.runtime.dynamo_worker", "static"): _LEAVE_OUT,
+    ("dynamo.runtime.dynamo_worker", "enable_nats"): _LEAVE_OUT,
+    ("dynamo.runtime.DistributedRuntime", "*"): _RUNTIME,
+    ("dynamo.runtime.DistributedRuntime", "event_loop"): _RUNTIME,
+    ("dynamo.runtime.DistributedRuntime", "discovery_backend"): _RUNTIME,
+    ("dynamo.runtime.DistributedRuntime", "enable_nats"): _RUNTIME,
+    ("dynamo.runtime.DistributedRuntime", "is_static"): _RUNTIME,
+    ("dynamo.runtime.DistributedRuntime", "response_plane"): Moved("", "responses come back as requests went"),
+    (".serve_endpoint", "metrics_labels"): Moved("", "leave it out: metrics have their labels by themselves"),
+    (".client", "router_mode"): Moved("", "call round_robin() or random() of the client, or use dynamo.llm.KvRouter"),
+    ("dynamo.llm.register_llm", "worker_type"): Moved("dynamo.llm.register_model"),
+    ("dynamo.llm.register_llm", "ignore_weights"): Moved("dynamo.llm.register_model"),
+    ("dynamo.llm.register_llm", "router_config"): Moved("register_llm(endpoint, ModelConfig(router_config=...))"),
+    **{
+        (function, argument): _NO_MEANING
+        for function in ("dynamo.llm.register_llm", "dynamo.llm.register_model")
+        for argument in (
+            "tensor_model_config", "media_decoder", "media_fetcher", "needs", "self_host_metadata",
+            "max_gpu_lora_count", "model_aliases", "skip_model_assets",
+        )
+    },
+    ("dynamo.llm.KvRouter", "kv_block_size"): Moved("block_size"),
+    (".schedule", "lora_id"): Moved("best_worker(token_ids)"),
+    ("dynamo.llm.KvRouter", "ais_perf_config"): _NO_MEANING,
+    ("dynamo.llm.KvEventPublisher", "image_token_id"): _NO_MEDIA,
+    ("dynamo.llm.KvEventPublisher", "video_token_id"): _NO_MEDIA,
+    ("dynamo.llm.KvEventPublisher", "kv_state_endpoint"): _NO_MEANING,
+    ("dynamo.llm.HttpService", "wait_for_first_item"): _NO_MEANING,
+}  # fmt: skip
 
 #: BentoML's names.
 BENTOML: dict[str, Moved] = {

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from dynamo._core.stability import Stability, Tier
 
 if TYPE_CHECKING:
-    from dynamo.metrics._compat import CounterVec, GaugeVec, RuntimeMetrics
+    from dynamo.metrics._compat import CounterVec as CounterVec
+    from dynamo.metrics._compat import GaugeVec as GaugeVec
+    from dynamo.metrics._compat import RuntimeMetrics as RuntimeMetrics
     from dynamo.metrics._metric import Counter, Gauge, Histogram
     from dynamo.metrics._metrics import DEFAULT_BUCKETS, Metrics, counter, gauge, histogram
     from dynamo.metrics._scope import scope
@@ -34,22 +36,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_BUCKETS",
     "Counter",
-    "CounterVec",
     "Gauge",
-    "GaugeVec",
     "Histogram",
-    "IntCounter",
-    "IntCounterVec",
-    "IntGauge",
-    "IntGaugeVec",
     "Metrics",
-    "RuntimeMetrics",
     "counter",
     "gauge",
     "histogram",
     "scope",
 ]
-#: The marks of what can carry none.
 #: The marks of what can carry none.
 __stability__: dict[str, Stability] = {"DEFAULT_BUCKETS": Stability(Tier.STABLE, "0.1")}
 
@@ -65,8 +59,8 @@ _LAZY = {
     "histogram": "_metrics",
     "scope": "_scope",
 }
-#: Older names: where each is, how it is called there, and what to use instead.
-_FORMER = {
+#: Older names, which `import *` does not ask for: where each is, how it is called there, and what to use instead.
+__former__: dict[str, tuple[str, str, str]] = {
     "CounterVec": ("_compat", "CounterVec", "Counter"),
     "GaugeVec": ("_compat", "GaugeVec", "Gauge"),
     "IntCounter": ("_metric", "Counter", "Counter"),
@@ -82,9 +76,9 @@ if not TYPE_CHECKING:  # checkers take it for "any name is there"
     def __getattr__(name: str) -> object:
         if name in _LAZY:
             return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-        if name not in _FORMER:
+        if name not in __former__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, former, successor = _FORMER[name]
+        module, former, successor = __former__[name]
         warnings.warn(
             f"dynamo.metrics.{name} is dynamo.metrics.{successor} now, and goes with version 1.0",
             DeprecationWarning,
