@@ -29,11 +29,12 @@ from pathlib import Path
 
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, EngineShutdown, InvalidArgument
+from dynamo._core.exit_status import USAGE
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._worker import StartEngine, run_engine_worker
 from dynamo.llm._worker_options import WorkerOptions
-from dynamo.runtime._settings import USAGE, option, read_settings
+from dynamo.runtime._settings import option, read_settings
 
 #: The token ids of an answer: those of the tiny model without its special tokens.
 FIRST_TOKEN_ID = 8

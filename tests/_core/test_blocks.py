@@ -201,16 +201,12 @@ def test_what_is_no_hash_is_not_chained(blocks: list[int], parent: int | None) -
         sequence_hashes(blocks, parent)
 
 
-@given(st.lists(tokens, max_size=8), sizes, st.booleans())
-def test_blocks_that_fill_one_by_one_get_the_hashes_of_the_whole(
-    parts: list[list[int]], block_size: int, is_eagle: bool
-) -> None:
-    hasher = BlockHasher(block_size, lora_name="adapter", cache_namespace="tenant", is_eagle=is_eagle)
+@given(st.lists(tokens, max_size=8), sizes)
+def test_blocks_that_fill_one_by_one_get_the_hashes_of_the_whole(parts: list[list[int]], block_size: int) -> None:
+    hasher = BlockHasher(block_size, lora_name="adapter", cache_namespace="tenant")
     filled = [full for part in parts if (full := hasher.extend(part)) is not None]
 
-    whole = block_hash_list(
-        [*chain(*parts)], block_size, lora_name="adapter", cache_namespace="tenant", is_eagle=is_eagle
-    )
+    whole = block_hash_list([*chain(*parts)], block_size, lora_name="adapter", cache_namespace="tenant")
     assert [one for full in filled for one in full.tokens_hashes] == whole
     chained = list(sequence_hashes(whole))
     assert [one for full in filled for one in full.block_hashes] == chained
@@ -226,15 +222,6 @@ def test_tokens_that_fill_no_block_have_nothing_to_tell() -> None:
     assert full.parent_hash is None
     assert full.tokens_hashes == full.block_hashes == block_hashes([1, 2, 3, 4], 4)
     assert hasher.extend([]) is None
-
-
-def test_generated_tokens_continue_a_prompt_that_was_hashed_otherwise() -> None:
-    prompt = block_hashes(TOKENS, 16, mm_hashes=[[7], []])
-    last = sequence_hashes(prompt)[-1]
-    full = BlockHasher(16, parent_hash=last).extend(range(16))
-    assert full is not None
-    assert full.parent_hash == last
-    assert full.block_hashes == sequence_hashes(block_hashes(range(16), 16), last)
 
 
 def test_a_token_that_is_refused_leaves_the_hasher_as_it_was() -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dynamo._core.discovery import default_url, discovery_url_from_env, open_discovery
+from dynamo._core.discovery import default_url, discovery_setting, discovery_url_from_env, open_discovery
 from dynamo._core.discovery._etcd_url import open_etcd
 from dynamo._core.discovery.file import FileDiscovery
 from dynamo._core.discovery.memory import MemoryDiscovery
@@ -178,3 +178,19 @@ def test_a_default_directory_that_others_may_write_to_is_refused(tmp_path: Path)
     planted.chmod(0o777)
     with pytest.raises(ConfigError, match="chmod"):
         default_url({"TMPDIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("environ", "setting"),
+    [
+        ({}, "DYN_DISCOVERY"),
+        ({"DYN_DISCOVERY": "etcd://a", "ETCD_ENDPOINTS": "b"}, "DYN_DISCOVERY"),
+        ({"ETCD_ENDPOINTS": "a:1"}, "ETCD_ENDPOINTS"),
+        ({"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": "a:1"}, "ETCD_ENDPOINTS"),
+        ({"DYN_DISCOVERY_BACKEND": "etcd"}, "DYN_DISCOVERY_BACKEND"),
+        ({"DYN_DISCOVERY_BACKEND": "file", "ETCD_ENDPOINTS": "a:1"}, "DYN_DISCOVERY"),
+        ({"DYN_FILE_KV": "/a", "ETCD_ENDPOINTS": "a:1"}, "DYN_DISCOVERY"),
+    ],
+)
+def test_the_setting_that_an_error_names_is_the_one_that_decides(environ: dict[str, str], setting: str) -> None:
+    assert discovery_setting(environ) == setting

@@ -197,7 +197,7 @@ CASES = [
         "a directory that cannot be made",
         ["graph"],
         "Worker:1 failed to start: cannot use /proc/none/dir for discovery: No such file or directory; "
-        "set DYN_DISCOVERY",
+        "set DYN_DISCOVERY to file:// and another directory",
         status=1,
         environment={"DYN_DISCOVERY": "file:///proc/none/dir"},
     ),

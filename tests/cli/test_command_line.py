@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import IO
 
 import pytest
 import typer
@@ -46,6 +48,12 @@ def test_a_command_that_is_misspelled_is_suggested() -> None:
     [
         ("dynamo.cli", ["serv"], "No such command 'serv'. Did you mean 'serve'? (see {} --help)"),
         ("dynamo.cli", ["serve"], "Missing argument 'GRAPH'. (see {} serve --help)"),
+        (
+            "dynamo.cli",
+            ["doctor", "--only", "instal"],
+            "Invalid value for '--only': 'instal' is not one of 'install', 'settings', 'planes', 'workers', "
+            "'frontend'. (see {} doctor --help)",
+        ),
         ("dynamo.cli", ["serve", "g", "--foo=1"], "No such option: --foo (see {} serve --help)"),
         (
             "dynamo.cli",
@@ -66,6 +74,41 @@ def test_a_wrong_command_line_is_one_line(module: str, arguments: list[str], wor
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {words.format('-c')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["env"], ["--help"], ["--version"], ["doctor", "--imports", __file__]])
+def test_an_output_that_cannot_be_written_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = started(arguments, stdout=full)
+        _, said = done.communicate(timeout=DEADLINE_S)
+    assert (done.returncode, said) == (1, "error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["env"], ["--help"], ["route", "--help"]])
+def test_a_reader_that_has_seen_enough_is_told_nothing(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = started(arguments, stdout=writing)
+    os.close(writing)
+    _, said = done.communicate(timeout=DEADLINE_S)
+    assert said == ""
+
+
+def test_a_command_needs_no_output_to_write_to() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "dynamo.cli", "--version"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def started(arguments: list[str], stdout: IO[str] | int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dynamo.cli", *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_the_help_names_every_option() -> None:

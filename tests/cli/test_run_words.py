@@ -11,9 +11,9 @@ from tests.cli.running import PLAIN
 from typer.testing import CliRunner
 
 from dynamo._core.address import EndpointId
+from dynamo._core.errors import WrongUsage
 from dynamo.cli._app import app
 from dynamo.cli._run_words import Batch, Http, Local, Remote, Text, WorkerAt, parse_words
-from dynamo.entrypoint._usage import WrongUsage
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ import pytest
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of, environment_of, workers_below
 from tests.etcd_server import etcd
 
+from dynamo._core.exit_status import FAILED, OK
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._importing import read_outline
 from dynamo.sdk._plan import Plan, make_plan
 from dynamo.sdk._slot import RestartPolicy
-from dynamo.sdk._supervisor import FAILED, OK, Supervision, Supervisor
+from dynamo.sdk._supervisor import Supervision, Supervisor
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

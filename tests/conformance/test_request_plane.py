@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -92,13 +93,18 @@ async def test_a_request_above_the_limit_is_refused_before_it_is_sent(pair: Pair
         await pair.call(listener, bytes(MESSAGE_BYTES_MAX + 1))
 
 
-async def test_an_item_above_the_limit_ends_its_stream_only(pair: Pair) -> None:
+async def test_an_item_above_the_limit_ends_its_stream_only_and_is_the_fault_of_its_handler(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     async def huge(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield bytes(MESSAGE_BYTES_MAX + 1)
 
     huge_listener, listener = await pair.listen(huge), await pair.listen(count_to)
-    with pytest.raises(InvalidArgument, match="exceeds the limit"):
+    with pytest.raises(HandlerError, match="exceeds the limit") as caught:
         await read(await pair.call(huge_listener))
+    assert caught.value.details["code"] == "unsendable_item"
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert re.match("request [0-9a-f]{32}: an item of 33554433 bytes exceeds", record.getMessage())
     assert await read(await pair.call(listener, b"1")) == [b"0"]
 
 

@@ -382,7 +382,8 @@ async def test_what_cannot_be_made_is_said_before_anything_runs(tiny_model: Path
         ("http", {"endpoint_id": "a.b.c"}, ConfigError, "endpoint_id='a.b.c' has no effect with http: it is for dyn"),
         ("http", {"migration_limit": 0}, ConfigError, "migration_limit=0 has no effect with http: it is for dyn"),
         ("dyn://a.b.d", {"endpoint_id": "a.b.c"}, ConfigError, "endpoint_id='a.b.c' and input='dyn://...' name two"),
-        ("http", {"http_host": "0.0.0.0"}, ConfigError, "0.0.0.0 is reachable from other machines"),
+        ("http", {"http_host": "0.0.0.0"}, ConfigError, "http_host=0.0.0.0 is reachable from other machines"),
+        ("http", {"http_host": "0.0.0.0"}, ConfigError, "give insecure=True if the network around it is trusted"),
     ],
 )
 async def test_an_input_that_makes_no_sense_is_refused(
@@ -393,6 +394,20 @@ async def test_an_input_that_makes_no_sense_is_refused(
         with pytest.raises(kind) as caught:
             await run_input(runtime, input, engine)
     assert says in str(caught.value)
+
+
+async def test_results_that_are_there_are_not_overwritten_and_no_option_of_a_command_is_named(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    file, results = tmp_path / "asked.jsonl", tmp_path / "asked-output.jsonl"
+    file.write_text('{"text": "hi"}\n')
+    results.write_text("mine")
+    async with World().runtime() as runtime:
+        engine = await make_engine(runtime, echo(tiny_model))
+        with pytest.raises(ConfigError) as caught:
+            await run_input(runtime, f"batch:{file}", engine)
+    assert str(caught.value) == f"input='batch:{file}': {str(results)!r} exists: move it away"
+    assert results.read_text() == "mine"
 
 
 async def test_workers_cannot_be_passed_on_and_their_model_not_be_named() -> None:

@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_closes_the_engines_generator(tiny_model: Pat
         async for _ in stream:
             break
         await stream.close()
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(DEADLINE_S):
             await engine.closed.wait()
 
 

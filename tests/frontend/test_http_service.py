@@ -14,6 +14,7 @@ from tests.frontend.scene import DEADLINE_S
 
 from dynamo._core.context import CancellationToken, Context
 from dynamo._core.errors import ConfigError, InvalidArgument, NotFound
+from dynamo._core.limits import MESSAGE_BYTES_MAX
 from dynamo.llm import HttpAsyncEngine, HttpError, HttpService, PythonAsyncEngine
 from dynamo.runtime import DistributedRuntime
 
@@ -193,18 +194,63 @@ async def test_what_else_an_engine_raises_stays_in_the_log(caplog: pytest.LogCap
     async with client_of(fail) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model="parrot", messages=MESSAGES)
-    assert "42" not in str(caught.value)
+    assert "secret" not in str(caught.value)  # its id may have a 42
     assert "the secret is 42" in caplog.text
 
 
-async def test_a_generator_that_does_not_finish_its_choice_is_an_error() -> None:
+async def test_a_generator_that_does_not_finish_its_choice_is_told_as_that_and_asked_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = 0
+
     async def forget(request: dict[str, object]) -> AsyncGenerator[Chunk, None]:
+        nonlocal asked
+        asked += 1
         yield chunk("text")
 
     async with client_of(forget) as client:
-        with pytest.raises(openai.APIStatusError) as caught:
+        with pytest.raises(openai.APIStatusError, match="the worker ended its answer without a finish") as caught:
             await client.chat.completions.create(model="parrot", messages=MESSAGES)
-    assert caught.value.status_code == 502
+        stream = await client.chat.completions.create(model="parrot", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match="the worker ended its answer without a finish"):
+            async for _ in stream:
+                pass
+    assert (caught.value.status_code, caught.value.code, asked) == (502, "no_finish", 2)
+    assert "broke its contract (no_finish, 1 times since that was last said)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("item", "logged"),
+    [
+        (chunk("\ud83d"), "surrogates not allowed"),
+        (chunk("x" * (MESSAGE_BYTES_MAX + 1)), "exceeds the limit"),
+        (object(), "unsupported type object"),
+    ],
+    ids=["no Unicode", "too large", "no JSON"],
+)
+async def test_a_chunk_that_cannot_be_sent_is_the_fault_of_the_engine_and_not_of_the_client(
+    item: object, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    was_read = asyncio.Event()
+
+    async def unsendable(request: dict[str, object]) -> AsyncGenerator[object, None]:
+        yield chunk("so far")
+        await was_read.wait()
+        yield item
+
+    said = "the worker's answer has a part that cannot be sent: the server's log says which"
+    async with client_of(unsendable) as client:  # type: ignore[arg-type]
+        was_read.set()  # of an answer in one piece nothing is read before its end
+        with pytest.raises(openai.InternalServerError, match=said) as caught:
+            await client.chat.completions.create(model="parrot", messages=MESSAGES)
+        was_read.clear()
+        stream = await client.chat.completions.create(model="parrot", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match=said):
+            async for _ in stream:
+                was_read.set()
+    assert (caught.value.status_code, caught.value.code) == (500, "unsendable_item")
+    assert "Traceback" not in str(caught.value.body)
+    assert logged in caplog.text
 
 
 async def test_a_client_that_leaves_closes_the_generator() -> None:
@@ -307,6 +353,42 @@ def test_a_wrong_model_or_engine_is_refused() -> None:
         service.remove_completions_model("parrot")
 
 
+async def no_request() -> AsyncGenerator[Chunk, None]:
+    yield chunk("", "stop")
+
+
+async def three(request: object, context: object, temperature: float) -> AsyncGenerator[Chunk, None]:
+    yield chunk("", "stop")
+
+
+async def by_name(request: object, *, temperature: float) -> AsyncGenerator[Chunk, None]:
+    yield chunk("", "stop")
+
+
+@pytest.mark.parametrize(
+    ("generator", "says"),
+    [(no_request, "too many positional arguments"), (three, "'temperature'"), (by_name, "'temperature'")],
+)
+@pytest.mark.parametrize("kind", [HttpAsyncEngine, PythonAsyncEngine])
+def test_a_generator_of_other_parameters_is_refused_when_the_engine_is_made(
+    kind: type[PythonAsyncEngine], generator: Callable[..., AsyncIterator[object]], says: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^generator=.*{generator.__name__}.*: .*{says}.*give an async generator"):
+        kind(generator)
+
+
+def test_what_tells_nothing_of_its_parameters_is_taken_and_so_are_those_with_defaults() -> None:
+    async def optional(request: object, temperature: float = 0.5, **more: object) -> AsyncGenerator[Chunk, None]:
+        yield chunk("", "stop")
+
+    class Engine:
+        async def __call__(self, *arguments: object) -> AsyncGenerator[Chunk, None]:
+            yield chunk("", "stop")
+
+    for generator in (optional, Engine(), print):
+        HttpAsyncEngine(generator)  # type: ignore[arg-type]
+
+
 def test_a_wrong_generator_is_refused() -> None:
     with pytest.raises(TypeError, match="generator=7 is of type int: give an async generator function"):
         HttpAsyncEngine(7)  # type: ignore[arg-type]
@@ -332,10 +414,15 @@ async def test_what_it_cannot_run_with_is_refused() -> None:
     async with running(service) as url:
         with pytest.raises(InvalidArgument, match=f"this HttpService runs already, at {url}"):
             await service.run(CancellationToken())
-        with pytest.raises(ConfigError, match="choose another http_port"):
+        with pytest.raises(ConfigError, match=r"choose another port$"):
             await HttpService(port=int(url.rpartition(":")[2])).run(CancellationToken())
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is reachable from other machines"):
+    with pytest.raises(
+        ConfigError, match=r"^host=0\.0\.0\.0 is reachable from .*: give insecure=True if the"
+    ) as caught:
         await HttpService(port=0, host="0.0.0.0").run(CancellationToken())
+    assert "--" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^host=999\.1\.1\.1: that is no IP address$"):
+        await HttpService(port=0, host="999.1.1.1").run(CancellationToken())
 
 
 @pytest.mark.parametrize(

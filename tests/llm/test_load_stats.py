@@ -51,7 +51,7 @@ def test_values_may_stand_in_order_or_by_name() -> None:
         (lambda: KvStats(1, 2, 0.5, float("nan")), "'gpu_prefix_cache_hit_rate' is nan"),
         (lambda: SpecDecodeStats(num_accepted_tokens_per_pos=[1, -2]), r"'num_accepted_tokens_per_pos\[1\]' is -2"),
         (lambda: ForwardPassMetrics(STATS, None), "'kv_stats' is None; it must be"),  # type: ignore[arg-type]
-        (lambda: ForwardPassMetrics.model_validate({"worker_stats": STATS, "kv_stats": {"kv_active_blocks": 1}}),
+        (lambda: ForwardPassMetrics(STATS, {"kv_active_blocks": 1}),  # type: ignore[arg-type]
          "KvStats: 'kv_total_blocks' is missing"),
         (lambda: KvMetricsPublisher().publish(1, 2, 3, 4, 5, 60.0, 0.7), "'gpu_cache_usage_perc' is 60.0"),
         (lambda: WorkerMetricsPublisher().publish(-1, 5), "'dp_rank' is -1; it must be a whole number, from 0 to 1023"),
@@ -86,7 +86,7 @@ def test_too_many_values_are_what_they_are_to_any_function(construct: Callable[[
 def test_they_do_not_change_and_what_is_wrong_is_not_kept() -> None:
     with pytest.raises(ValueError, match="frozen"):
         STATS.request_active_slots = 5
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(ValueError, match="'request_total_slots' is -1"):
         WorkerStats.model_validate({"request_active_slots": 0, "request_total_slots": -1})
 
 

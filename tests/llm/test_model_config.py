@@ -9,6 +9,7 @@ import pytest
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo._internal import ModelRuntimeConfig
 from dynamo.llm import KvRouterConfig, ModelConfig, ModelInput, ModelType, RouterConfig, RouterMode
+from dynamo.llm._plain_model import made_of
 
 CYCLE: dict[str, object] = {}
 CYCLE["itself"] = CYCLE
@@ -71,7 +72,7 @@ def test_a_path_is_enough() -> None:
 )
 def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(fields: dict[str, object], said: str) -> None:
     with pytest.raises(DynamoError) as refused:
-        ModelConfig.model_validate(fields if not fields or "path" in fields else {"path": "/m", **fields})
+        made_of(ModelConfig, fields if not fields or "path" in fields else {"path": "/m", **fields})
     assert said in str(refused.value)
 
 
@@ -121,7 +122,7 @@ def test_a_runtime_config_is_checked_when_it_is_made_and_when_it_is_changed(
     name: str, value: object, said: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        ModelRuntimeConfig.model_validate({name: value})
+        made_of(ModelRuntimeConfig, {name: value})
     assert said in str(refused.value)
     with pytest.raises(ConfigError) as refused:
         setattr(ModelRuntimeConfig(), name, value)

@@ -222,7 +222,7 @@ async def test_a_server_that_is_not_there_is_an_error_that_names_the_setting_and
             DistributedRuntime(discovery="memory:", request_plane="inproc:", event_plane=server.url)
         )
         for _ in range(3):
-            with pytest.raises(CannotConnect, match="DYN_EVENT_PLANE"):
+            with pytest.raises(CannotConnect, match="event_plane: "):
                 await runtime.events.publish("kv", 1)
         await server.start()
         async with asyncio.timeout(DEADLINE_S):
@@ -235,7 +235,7 @@ async def test_a_server_that_is_not_there_is_an_error_that_names_the_setting_and
 
 @pytest.mark.parametrize("url", ["kafka://h", "nats2", ""])
 async def test_a_url_that_is_none_is_noticed_when_the_runtime_joins(url: str) -> None:
-    with pytest.raises(DynamoError, match="DYN_EVENT_PLANE"):
+    with pytest.raises(DynamoError, match="event_plane="):
         async with DistributedRuntime(discovery="memory:", request_plane="inproc:", event_plane=url):
             pass
 

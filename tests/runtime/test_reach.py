@@ -91,7 +91,9 @@ async def test_a_nats_that_is_there_is_not_told_of(tmp_path: Path, caplog: pytes
         with socket.socket() as gone:
             gone.bind(("127.0.0.1", 0))
             port = gone.getsockname()[1]
-            await warn_if_nats_is_away(nats_that_is_set(f"nats://us:secret@127.0.0.1:{port},{url}", "embedded:"))
+            await warn_if_nats_is_away(
+                nats_that_is_set({"DYN_EVENT_PLANE": f"nats://us:secret@127.0.0.1:{port},{url}"})
+            )
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -118,7 +120,7 @@ async def test_an_event_that_could_not_be_published_names_the_instance_to_whoeve
         await endpoint.serve(greet)
         client = await endpoint.client()
         await client.wait_for_instances(timeout_s=DEADLINE_S)
-        with pytest.raises(CannotConnect, match=f"DYN_EVENT_PLANE.*in instance {runtime.lease.id:x}"):
+        with pytest.raises(CannotConnect, match=f"event_plane: .*in instance {runtime.lease.id:x}"):
             await (await client.generate("World")).batch()
 
 

@@ -217,7 +217,7 @@ async def test_a_server_that_is_not_there_is_an_error_that_names_the_setting() -
     url = "nats://us:hunter2@127.0.0.1:1"
     async with DistributedRuntime(discovery="memory:", request_plane="inproc:", work_queue=url) as runtime:
         for use in (runtime.work_queue("prefill"), runtime.serve_work_queue("prefill")):
-            with pytest.raises(CannotConnect, match="DYN_WORK_QUEUE") as raised:
+            with pytest.raises(CannotConnect, match="work_queue: ") as raised:
                 async with asyncio.timeout(DEADLINE_S):
                     await use
             assert "hunter2" not in str(raised.value)
@@ -225,7 +225,7 @@ async def test_a_server_that_is_not_there_is_an_error_that_names_the_setting() -
 
 @pytest.mark.parametrize("url", ["", "kafka://us:hunter2@h", "embedded://x", "nats:", "memory:"])
 async def test_a_url_that_is_none_is_noticed_when_the_runtime_joins(url: str) -> None:
-    with pytest.raises(ConfigError, match="DYN_WORK_QUEUE") as raised:
+    with pytest.raises(ConfigError, match="work_queue=") as raised:
         async with DistributedRuntime(discovery="memory:", request_plane="inproc:", work_queue=url):
             pass
     assert "hunter2" not in str(raised.value)

@@ -200,13 +200,12 @@ class Troubled(MemoryDiscovery):
         self.deletes_to_fail = 0
         self.registered = asyncio.Event()
 
-    async def create(self, key: str, value: bytes, lease: Lease | None = None) -> bool:
-        created = await super().create(key, value, lease)
+    async def put(self, key: str, value: bytes, lease: Lease | None = None) -> None:
+        await super().put(key, value, lease)
         self.registered.set()
         if self.error is not None:
             raise self.error
         await asyncio.Event().wait()
-        return created
 
     async def delete(self, key: str) -> None:
         if self.deletes_to_fail:

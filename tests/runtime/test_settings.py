@@ -18,7 +18,6 @@ from dynamo.runtime._settings import (
     parse_bool,
     read_settings,
     required_option,
-    secret_option,
 )
 
 
@@ -38,7 +37,6 @@ class Options(Basic):
     strict: bool = option(True, "be strict")
     dtype: str = option("auto", "numbers", choices=("auto", "float32"))
     dyn_chat_processor: str | None = option(None, "named with our prefix")
-    token: str | None = secret_option("what proves who we are")
 
 
 def read(*arguments: str, **variables: str) -> Options:
@@ -136,16 +134,8 @@ def test_help_has_flag_variable_default_and_range_of_every_option(capsys: pytest
         "--strict, --no-strict be strict [DYN_STRICT] (default: on)",
         "--dtype {auto,float32} numbers [DYN_DTYPE] (default: auto)",
         "--dyn-chat-processor TEXT named with our prefix [DYN_CHAT_PROCESSOR] (default: none)",
-        "DYN_TOKEN: what proves who we are",
     ):
         assert line in shown
-
-
-def test_a_secret_comes_from_its_variable_only_and_is_not_shown() -> None:
-    assert read(DYN_TOKEN="s3cret").token == "s3cret"
-    assert "s3cret" not in repr(read(DYN_TOKEN="s3cret"))
-    with pytest.raises(ConfigError, match="unrecognized arguments: --token"):
-        read("--token", "s3cret")
 
 
 @given(st.integers(0, 65535), st.booleans())
@@ -166,7 +156,7 @@ class Tiered(Settings):
     decay: float = option(0.0, "a decay", tier=Tier.EXPERIMENTAL)
     other_decay: float | None = option(None, "another", tier=Tier.EXPERIMENTAL)
     size: int = option(1, "a size")
-    key: str | None = secret_option("a key", tier=Tier.BETA)
+    key: str | None = option(None, "a key", tier=Tier.BETA)
 
 
 def test_help_says_which_options_are_not_stable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +166,7 @@ def test_help_says_which_options_are_not_stable(capsys: pytest.CaptureFixture[st
     assert "--weight N a weight [beta] [DYN_WEIGHT] (default: 1.0)" in shown
     assert "--decay N a decay [experimental] [DYN_DECAY] (default: 0.0)" in shown
     assert "--size N a size [DYN_SIZE] (default: 1)" in shown
-    assert "DYN_KEY: a key [beta]" in shown
+    assert "--key TEXT a key [beta] [DYN_KEY]" in shown
 
 
 def test_an_option_has_the_tier_that_its_field_says() -> None:

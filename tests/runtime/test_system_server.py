@@ -218,6 +218,19 @@ async def test_a_check_decides(runtime: DistributedRuntime) -> None:
             runtime.health.remove(added)
 
 
+async def test_a_check_that_raises_what_has_no_text_is_a_verdict_too(runtime: DistributedRuntime) -> None:
+    class Worn(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def ask() -> bool:
+        raise Worn
+
+    runtime.health.add(HealthKind.LIVENESS, "engine", ask)
+    response = await get(runtime, "/live")
+    assert response.text == "engine raised Worn: <Worn that cannot be shown: ValueError>\n"
+
+
 async def test_checks_are_bounded_in_number(runtime: DistributedRuntime) -> None:
     for number in range(64):
         runtime.health.add(HealthKind.LIVENESS, str(number), lambda: True)

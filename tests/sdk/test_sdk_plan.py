@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from dynamo._core.errors import WrongUsage
 from dynamo.runtime import DynamoError
 from dynamo.sdk import service
 from dynamo.sdk._config import merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._effective import show
 from dynamo.sdk._outline import Outline, outline_of
-from dynamo.sdk._plan import HttpAddress, Plan, WrongUsage, make_plan
+from dynamo.sdk._plan import HttpAddress, Plan, make_plan
 from dynamo.sdk._service import Service
 
 

@@ -187,6 +187,9 @@ class Server:
     def getsockname(self) -> tuple[str, int]:
         return self.address, self.port
 
+    async def start_serving(self) -> None:
+        """It has accepted from the beginning."""
+
     def close(self) -> None:
         self._on_close(self)
 

@@ -211,7 +211,7 @@ class SilentDiscovery(DiscoveryServer):
         (Variant(make_engine=FullEngine), "places taken"),
         (Variant(make_engine=LeakingEngine), "still runs"),
         (Variant(make_engine=RaisingEngine), "division by zero"),
-        (Variant(make_engine=EndlessEngine), "stream_incomplete"),
+        (Variant(make_engine=EndlessEngine), "no_finish"),
         (Variant(make_engine=DeafEngine), "still waits for"),
         (Variant(make_cached=HoardingEngine), "blocks of"),
         (Variant(make_cached=LateEngine), "blocks of"),

@@ -102,8 +102,7 @@ class FullBlocks(NamedTuple):
 class BlockHasher:
     """Hashes a sequence that grows, each block once: when it has become full.
 
-    It may begin behind full blocks that were hashed otherwise (a prompt with images): `parent_hash` is the block
-    hash of the last of them. It keeps the tokens of the block that is not full yet, and nothing else.
+    It keeps the tokens of the block that is not full yet, and nothing else.
     """
 
     def __init__(
@@ -112,21 +111,18 @@ class BlockHasher:
         *,
         lora_name: str | None = None,
         cache_namespace: str | None = None,
-        is_eagle: bool = False,
-        parent_hash: int | None = None,
     ) -> None:
         _check_block_size(block_size)
         self._block_size = block_size
-        self._is_eagle = is_eagle
         self._seed = _seed(lora_name, cache_namespace)
         # What changes: the tokens behind the last full block, as words, and that block's hash.
         self._words = b""
-        self._parent_hash = parent_hash
+        self._parent_hash: int | None = None
 
     def extend(self, token_ids: TokenIds) -> FullBlocks | None:
         """Append tokens. Returns the blocks that are full now and were not before; None if there is none."""
         words = self._words + token_words(token_ids)
-        tokens_hashes = array("Q", _hashes(words, self._block_size, self._seed, self._is_eagle))
+        tokens_hashes = array("Q", _hashes(words, self._block_size, self._seed, is_eagle=False))
         if not tokens_hashes:
             self._words = words
             return None

@@ -47,7 +47,7 @@ class DynamoError(Exception):
 
 
 @stable(since="0.1")
-class InvalidArgument(DynamoError):
+class InvalidArgument(DynamoError, ValueError):
     """The request is wrong, and would be wrong anywhere."""
 
     code = "invalid_argument"
@@ -172,10 +172,14 @@ class ProtocolError(DynamoError):
     code = "protocol_error"
 
 
-class ConfigError(DynamoError):
+class ConfigError(DynamoError, ValueError):
     """A setting is wrong; the message names it and says what would be right."""
 
     code = "config_error"
+
+
+class WrongUsage(ConfigError):
+    """A command line asks for what cannot be, and nothing was done; the message says what would be right."""
 
 
 @stable(since="0.1")

@@ -25,7 +25,6 @@ from dynamo._core.limits import (
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 
-
 _BLANK = " \t"
 _ID = re.compile(r"[0-9a-f]{32}")
 # The flags of versions to come are unknown; only the last bit of those of version 00 has a meaning.

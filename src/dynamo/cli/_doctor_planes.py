@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from dynamo._core._nats_url import nats_setting
 from dynamo._core._shown_url import without_password
-from dynamo._core.discovery import Discovery, discovery_url_from_env, open_discovery
+from dynamo._core.discovery import Discovery, discovery_setting, discovery_url_from_env, open_discovery
 from dynamo._core.errors import ConfigError, DynamoError
 from dynamo._core.event_plane import event_plane_url_from_env, open_event_plane
 from dynamo._core.work_queue import check_work_queue_url, work_queue_url_from_env
@@ -27,7 +27,7 @@ async def check_planes(environ: Mapping[str, str]) -> tuple[Seen | None, list[Fi
     """Look at each plane. Returns what is registered, too; None if discovery does not say."""
     try:
         url = discovery_url_from_env(environ, make_directory=False)
-        discovery = open_discovery(url)
+        discovery = open_discovery(url, discovery_setting(environ))
     except DynamoError as error:
         return None, [fail("discovery", error.message), *await _check_queue_alone(environ)]
     try:

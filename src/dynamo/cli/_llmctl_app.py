@@ -15,13 +15,12 @@ import typer
 
 from dynamo._core.address import EndpointId, check_name
 from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument
+from dynamo._core.exit_status import FAILED, USAGE
 from dynamo.cli._llmctl_store import Store, with_store
 from dynamo.llm._registration import PUBLIC_NAMESPACE, Kind, Registration
 
 T = TypeVar("T")
 
-FAILED = 1
-USAGE = 2
 FORMS = "Format should be 'component.endpoint' or 'namespace.component.endpoint'"
 HEADINGS = ("MODEL TYPE", "MODEL NAME", "NAMESPACE", "COMPONENT", "ENDPOINT")
 
@@ -118,7 +117,7 @@ def list_models(
     ctx: typer.Context,
     kind: Annotated[
         Kind | None,
-        typer.Argument(metavar="[chat|completion]", parser=_kind, autocompletion=_complete_kind, help="Only these."),
+        typer.Argument(metavar="chat|completion", parser=_kind, autocompletion=_complete_kind, help="Only these."),
     ] = None,
 ) -> None:
     """Show what is registered."""

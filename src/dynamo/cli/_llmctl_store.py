@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from dynamo._core.address import EndpointId, registration_key
-from dynamo._core.discovery import discovery_url_from_env, open_discovery
+from dynamo._core.discovery import discovery_setting, discovery_url_from_env, open_discovery
 from dynamo._core.discovery.base import Discovery
 from dynamo._core.errors import ConfigError, DynamoError, NotFound
 from dynamo.llm._registration import Kind, Registration
@@ -67,7 +67,7 @@ def with_store(public_namespace: str, environ: Mapping[str, str], work: Callable
         raise ConfigError(f"DYN_DISCOVERY is {url!r}, which no frontend could look into: write file:///some/dir")
 
     async def in_time() -> T:
-        discovery = open_discovery(url)
+        discovery = open_discovery(url, discovery_setting(environ))
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await work(Store(public_namespace, discovery))

@@ -6,9 +6,8 @@ import importlib
 import os
 import sys
 
+from dynamo._core.exit_status import INTERRUPTED
 from dynamo._core.stability import stable
-
-INTERRUPTED = 130
 
 
 @stable(since="0.1")

@@ -31,7 +31,7 @@ def replay(
     traces: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[TRACE]...",
+            metavar="TRACE",
             help="Files of a trace, as Mooncake's are or as the frontend writes them with --request-trace.",
             show_default=False,
         ),
@@ -43,7 +43,7 @@ def replay(
     num_requests: Annotated[
         int, typer.Option(min=1, max=NUM_REQUESTS_MAX, help="Requests of a trace that is made up.")
     ] = NUM_REQUESTS,
-    seed: Annotated[int, typer.Option(help="Of what is drawn: the same seed gives the same figures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Where what is drawn begins: the same seed gives the same figures.")] = 0,
     router_mode: Annotated[
         str,
         typer.Option(
@@ -71,10 +71,11 @@ def replay(
         int, typer.Option(min=1, help="Tokens that each of the trace's hash ids stands for, where a line says nothing.")
     ] = TRACE_BLOCK_SIZE,
     sla_ttft_ms: Annotated[
-        float, typer.Option(min=0.001, help="A good request has its first token within so many milliseconds,")
+        float, typer.Option(min=0.001, help="A good request has its first token within so many milliseconds.")
     ] = 2000.0,
     sla_itl_ms: Annotated[
-        float, typer.Option(min=0.001, help="and the others so many milliseconds apart, on average.")
+        float,
+        typer.Option(min=0.001, help="A good request has its tokens at most so many milliseconds apart, on average."),
     ] = 50.0,
     report: Annotated[
         list[Path] | None,
@@ -108,7 +109,12 @@ def replay(
     """Replay a trace of requests against the router, with simulated workers, and compare policies.
 
     Nothing is served and nothing is waited for: the router, the KV events and the runtime are the real ones, the
-    engines are simulated, and the clock is virtual, so an hour passes in minutes or less. Ctrl-C shows what there is.
+    engines are simulated, and the clock is virtual, so an hour passes in minutes or less.
+
+    For example: `dynamo replay --synthetic conversation --num-workers 8 --report page.html`.
+
+    The exit status is 0, 1 after a failure, also of single requests, 2 if the command line is wrong and 130 after
+    Ctrl-C, which shows what there is.
     """
     from dynamo._core.errors import ConfigError
     from dynamo.cli._replay_run import Wanted, run_replay

@@ -14,12 +14,11 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
 from dynamo._core.errors import ConfigError, DynamoError
-from dynamo.cli._main import INTERRUPTED
+from dynamo._core.exit_status import FAILED, INTERRUPTED, OK, USAGE
 from dynamo.llm import KvRouterConfig
 from dynamo.replay import Replay, ReplayConfig, Report, TracedRequest, read_policies, read_trace, synthetic_trace
 from dynamo.replay._page import COLUMNS, Column, about, best_of, milliseconds, write_report
 from dynamo.runtime._process import failed, settle
-from dynamo.runtime._settings import USAGE
 from dynamo.runtime._system import PORT_VARIABLE
 
 #: Where no bar can be drawn, a line says how far it is, at most so often.
@@ -54,7 +53,7 @@ def run_replay(wanted: Wanted, config: ReplayConfig) -> int:
         policies = read_policies([name.strip() for name in wanted.policies], kv_config)
         replay = Replay(requests, policies, config)
         settle()
-        status = 0
+        status = OK
         try:
             with _Shown(len(requests)) as shown:
                 report = replay.run(shown.update)
@@ -64,12 +63,12 @@ def run_replay(wanted: Wanted, config: ReplayConfig) -> int:
         for path in wanted.reports:
             write_report(report, path)
             print(f"report: {path}")
-        if not status:
+        if status == OK:
             _check_failures(report)
     except ConfigError as error:
         return failed(error, USAGE)
     except DynamoError as error:
-        return failed(error, 1)
+        return failed(error, FAILED)
     return status
 
 

@@ -32,7 +32,7 @@ def run(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[in=WHO_ASKS] [out=WHO_ANSWERS] [MODEL]",
+            metavar="in=WHO_ASKS out=WHO_ANSWERS MODEL",
             help="In any order. in= is text (default), http, batch:FILE.jsonl or dyn://NAMESPACE.COMPONENT.ENDPOINT. "
             "out= is echo, transformers (default if there is a MODEL), dyn, or dyn://NAMESPACE.COMPONENT.ENDPOINT. "
             "MODEL is a directory, or a name on the hub.",
@@ -174,6 +174,8 @@ def run(
     ] = None,
 ) -> None:
     """Run a model in one process, and ask it: `dynamo run MODEL`.
+
+    For example: `dynamo run ./my-model` to chat, `dynamo run in=http out=echo ./my-model` to serve without weights.
 
     **Who asks.** in=text is a chat: Ctrl-C stops an answer, Ctrl-D leaves; if something is piped in, it is the
     one prompt, and the answer is printed. in=http serves the OpenAI API until Ctrl-C. in=batch:FILE.jsonl answers

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamo._core.errors import WrongUsage
 from dynamo.cli._run_words import Batch, Http, Input, Output, Remote, Text
 from dynamo.entrypoint._ask_options import AskOptions
-from dynamo.entrypoint._usage import WrongUsage
 
 FlagValue = str | int | float
 

@@ -6,19 +6,17 @@ import asyncio
 import os
 from collections.abc import Coroutine, Mapping, Sequence
 
-from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.errors import ConfigError, DynamoError, WrongUsage
+from dynamo._core.exit_status import FAILED, USAGE
 from dynamo.cli._run_engines import engine_fields, prepare, run_worker
 from dynamo.cli._run_options import RunOptions, refuse_useless
 from dynamo.cli._run_words import Batch, Http, Input, Local, Output, Text, WorkerAt, parse_words
 from dynamo.cli._run_workers import WorkersElsewhere
 from dynamo.entrypoint._answering import Answering
-from dynamo.entrypoint._usage import WrongUsage
 from dynamo.entrypoint._who import EngineHere
 from dynamo.runtime._logging import LEVEL_VARIABLE, set_up_logging
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE
 
-FAILED = 1
 #: What is logged where the output is for a person to read: trouble, and on which device the model runs.
 _QUIET = "warning,dynamo.transformers=info"
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo._core.address import EndpointId
-from dynamo._core.errors import InvalidArgument
-from dynamo.entrypoint._usage import WrongUsage
+from dynamo._core.errors import InvalidArgument, WrongUsage
 
 INPUTS = "in=text, in=http, in=batch:FILE.jsonl or in=dyn://NAMESPACE.COMPONENT.ENDPOINT"
 OUTPUTS = "out=echo, out=transformers, out=dyn or out=dyn://NAMESPACE.COMPONENT.ENDPOINT"

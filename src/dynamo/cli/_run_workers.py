@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from dynamo._core.address import EndpointId
-from dynamo._core.discovery import discovery_url_from_env, open_discovery
+from dynamo._core.discovery import discovery_setting, discovery_url_from_env, open_discovery
 from dynamo.entrypoint._answering import Ended, served_elsewhere
 from dynamo.entrypoint._one_endpoint import OneEndpoint
 from dynamo.runtime import DistributedRuntime
@@ -33,7 +33,8 @@ class WorkersElsewhere:
             async with DistributedRuntime() as runtime:
                 yield runtime
             return
-        discovery = OneEndpoint(open_discovery(discovery_url_from_env(self._environ)), self._endpoint)
+        opened = open_discovery(discovery_url_from_env(self._environ), discovery_setting(self._environ))
+        discovery = OneEndpoint(opened, self._endpoint)
         try:
             async with DistributedRuntime(discovery=discovery) as runtime:
                 yield runtime

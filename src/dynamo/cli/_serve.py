@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from dynamo._core.errors import ConfigError
+from dynamo._core.errors import ConfigError, WrongUsage
+from dynamo._core.exit_status import FAILED, INTERRUPTED, OK, USAGE
 from dynamo.cli._serve_plan import Wanted, check_reload, depends_variables
 from dynamo.sdk._console import Console
 from dynamo.sdk._edits import follow_edits
@@ -23,11 +24,9 @@ from dynamo.sdk._effective import show
 from dynamo.sdk._end_signals import unless_ended
 from dynamo.sdk._json_console import JsonConsole
 from dynamo.sdk._orphans import Family
-from dynamo.sdk._plan import Plan, WrongUsage
+from dynamo.sdk._plan import Plan
 from dynamo.sdk._slot import RestartPolicy
-from dynamo.sdk._supervisor import FAILED, INTERRUPTED, OK, Reloading, Supervision, supervise
-
-USAGE = 2
+from dynamo.sdk._supervisor import Reloading, Supervision, supervise
 
 
 class LogFormat(StrEnum):
@@ -62,16 +61,19 @@ def split_overrides(ctx: typer.Context | None, args: list[str]) -> tuple[list[st
         if match is None:
             rest.append(argument)
             continue
-        value = match["value"]
-        if value is None:
-            value = next(remaining, None)
-            value = next(remaining, None) if value == "=" else value
-            if value is None or value.startswith("--"):
-                if ctx is not None and ctx.resilient_parsing:
-                    continue  # a shell completes the line that is being typed
-                raise typer.BadParameter(f"--{match['path']} needs a value: write --{match['path']}=VALUE", ctx=ctx)
-        overrides.append(f"{match['path']}={value}")
+        value = _next_value(remaining) if match["value"] is None else match["value"]
+        if value is not None:
+            overrides.append(f"{match['path']}={value}")
+        elif ctx is None or not ctx.resilient_parsing:  # as where a shell completes the line that is being typed
+            raise typer.BadParameter(f"--{match['path']} needs a value: write --{match['path']}=VALUE", ctx=ctx)
     return rest, overrides
+
+
+def _next_value(arguments: Iterator[str]) -> str | None:
+    """Take the value that stands apart from its key, perhaps behind a `=`; None if there is none."""
+    value = next(arguments, None)
+    value = next(arguments, None) if value == "=" else value
+    return None if value is None or value.startswith("--") else value
 
 
 def serve(
@@ -160,6 +162,8 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
 ) -> None:
     """Start a graph of services on this machine, and keep it running.
+
+    For example: `dynamo serve graph.py:Frontend -f config.yaml --Worker.ServiceArgs.workers=2`.
 
     Each worker of a service is a process. When all of them can be called, a line that begins with "ready"
     says so. Ctrl-C ends them in order, callers first, within 30 seconds; a second Ctrl-C at once.

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dynamo._core.errors import ConfigError
+from dynamo._core.errors import ConfigError, WrongUsage
 from dynamo.runtime._system import system_settings
 from dynamo.sdk._config import MergedConfig, merged_config
 from dynamo.sdk._console import Console
 from dynamo.sdk._importing import read_outline
 from dynamo.sdk._orphans import Family
-from dynamo.sdk._plan import Plan, WrongUsage, make_plan
+from dynamo.sdk._plan import Plan, make_plan
 from dynamo.sdk._runner_map import RUNNER_MAP_VARIABLE, parse_depends
 from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
 

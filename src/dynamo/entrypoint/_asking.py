@@ -12,9 +12,8 @@ from pydantic import JsonValue
 
 from dynamo._core.address import MODEL_CARDS, parse_key
 from dynamo._core.context import Context
-from dynamo._core.errors import NoInstances, NotFound, ProtocolError
+from dynamo._core.errors import NoInstances, NotFound, ProtocolError, WrongUsage
 from dynamo.entrypoint._answering import Answering, Ended, until_ended
-from dynamo.entrypoint._usage import WrongUsage
 from dynamo.llm._messages import CompletionUsage
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._models import ModelManager

@@ -12,12 +12,12 @@ from typing import BinaryIO
 import msgspec
 from pydantic import JsonValue
 
-from dynamo._core.errors import DynamoError, InvalidArgument
+from dynamo._core.errors import DynamoError, InvalidArgument, WrongUsage
+from dynamo._core.exit_status import FAILED, OK
 from dynamo.entrypoint._answering import Answering
 from dynamo.entrypoint._ask_options import AskOptions
 from dynamo.entrypoint._asking import Asker, asking
 from dynamo.entrypoint._batch_report import Failed, Report, Result, Usage
-from dynamo.entrypoint._usage import WrongUsage
 from dynamo.frontend._json import loads
 from dynamo.llm._messages import CompletionUsage
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
@@ -31,9 +31,14 @@ _ASKS_WITH = ("text", "messages", "prompt")
 _NOT_HERE = ("stream", "stream_options")
 
 
+def output_beside(file: Path) -> Path:
+    """Return where the results go if nobody says it."""
+    return file.with_name(f"{file.stem}-output.jsonl")
+
+
 def output_file(file: Path, options: AskOptions) -> Path:
-    """Return where the results go. Raises `WrongUsage` if they cannot, or would replace something."""
-    output = options.output or file.with_name(f"{file.stem}-output.jsonl")
+    """Return where a command's results go. Raises `WrongUsage` if they cannot, or would replace something."""
+    output = options.output or output_beside(file)
     if not output.parent.is_dir():
         raise WrongUsage(f"there is no directory {str(output.parent)!r} for the results: make it, or change --output")
     if output.exists():
@@ -61,7 +66,7 @@ async def run_batch(answering: Answering, file: Path, output: Path, options: Ask
                     print(f"{report.summary()}\nresults: {output}", flush=True)
         except OSError as error:
             raise DynamoError(f"{error.filename or output}: {error.strerror or error}") from error
-    return 1 if report.num_failed else 0
+    return FAILED if report.num_failed else OK
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dynamo._core.errors import NoInstances
 from dynamo.entrypoint._answering import Answering, Ended, until_ended
 from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._server import ON_A_COMMAND_LINE, Spelling
 from dynamo.frontend._serving import FrontendServer
 from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.runtime import DistributedRuntime
@@ -21,11 +22,17 @@ class HttpInput:
     """Clients of the OpenAI API ask."""
 
     def __init__(
-        self, answering: Answering, config: FrontendConfig, say: Say, *, router: RouterConfig | None = None
+        self,
+        answering: Answering,
+        config: FrontendConfig,
+        say: Say,
+        *,
+        router: RouterConfig | None = None,
+        spelling: Spelling = ON_A_COMMAND_LINE,
     ) -> None:
         self._answering = answering
         self._config = config
-        self._server = FrontendServer(config, router)
+        self._server = FrontendServer(config, router, spelling=spelling)
         self._say = say
         self._url = ""
 

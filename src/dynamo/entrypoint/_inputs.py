@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynamo._core.address import EndpointId
 from dynamo._core.errors import ConfigError, InvalidArgument
+from dynamo._core.exit_status import INTERRUPTED, OK
 from dynamo._core.stability import beta
 from dynamo.entrypoint._answering import Answering, until_ended
 from dynamo.entrypoint._ask_options import AskOptions
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 HTTP_HOST = "127.0.0.1"
 HTTP_PORT = 8080
-#: What a shell says of work that was stopped.
-STOPPED = 130
 
 INPUTS = "'http', 'text', 'batch:FILE.jsonl' or 'dyn://namespace.component.endpoint'"
 
@@ -70,7 +69,7 @@ async def run_input(runtime: DistributedRuntime, input: str, engine: EngineConfi
     _refuse_useless(asks, engine)
     if asks.kind == "dyn":
         await _be_worker(runtime, asks, engine)
-        return 0
+        return OK
     if engine.engine is not None:
         answering: Answering = EngineHere(engine.engine, system_server=False)
     else:
@@ -79,12 +78,14 @@ async def run_input(runtime: DistributedRuntime, input: str, engine: EngineConfi
     if asks.kind == "http":
         runtime.note_serving()
         await _serve_http(runtime, answering, engine)
-        return 0
+        return OK
     if asks.kind == "batch":
-        from dynamo.entrypoint._batch import output_file, run_batch
+        from dynamo.entrypoint._batch import output_beside, run_batch
 
-        options = AskOptions()
-        return await _until_shutdown(runtime, run_batch(answering, asks.file, output_file(asks.file, options), options))
+        options, output = AskOptions(), output_beside(asks.file)
+        if output.exists():
+            raise ConfigError(f"input={input!r}: {str(output)!r} exists: move it away", setting="input")
+        return await _until_shutdown(runtime, run_batch(answering, asks.file, output, options))
     from dynamo.entrypoint._text import run_text
 
     return await _until_shutdown(runtime, run_text(answering, AskOptions()))
@@ -128,6 +129,7 @@ def _refuse_useless(asks: _Input, engine: EngineConfig) -> None:
 async def _serve_http(runtime: DistributedRuntime, answering: Answering, engine: EngineConfig) -> None:
     from dynamo.entrypoint._http import HttpInput
     from dynamo.frontend._config import FrontendConfig
+    from dynamo.frontend._server import IN_PYTHON
 
     args = engine.args
     config = FrontendConfig(
@@ -138,7 +140,7 @@ async def _serve_http(runtime: DistributedRuntime, answering: Answering, engine:
         migration_limit=args.migration_limit,
         migration_max_seq_len=args.migration_max_seq_len,
     )
-    http = HttpInput(answering, config, logger.info, router=args.router_config)
+    http = HttpInput(answering, config, logger.info, router=args.router_config, spelling=IN_PYTHON)
     async with answering.runtime() as seen, http.listening(seen) as ended:
         await http.serve(ended, runtime.wait_for_shutdown)
 
@@ -157,7 +159,7 @@ async def _until_shutdown(runtime: DistributedRuntime, work: Coroutine[object, o
     asked = asyncio.ensure_future(runtime.wait_for_shutdown())
     try:
         await asyncio.wait([working, asked], return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else STOPPED
+        return working.result() if working.done() else INTERRUPTED
     finally:
         for task in (working, asked):
             task.cancel()

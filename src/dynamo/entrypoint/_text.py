@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pydantic import JsonValue
 
 from dynamo._core.errors import DynamoError, InvalidArgument
+from dynamo._core.exit_status import OK
 from dynamo.entrypoint._answering import Answering
 from dynamo.entrypoint._ask_options import AskOptions
 from dynamo.entrypoint._asking import Piece, asking
@@ -40,11 +41,11 @@ async def run_text(answering: Answering, options: AskOptions) -> int:
 
         if not is_chat:
             await asker.while_it_answers(_answer(ask, [_said_by("user", prompt)], terminal, []))
-            return 0
+            return OK
         terminal.note(f"chatting with {asker.model}: Ctrl-C stops an answer, Ctrl-D leaves, {CLEAR} forgets it all")
         with terminal.keyboard():
             await asker.while_it_answers(_chat(ask, terminal))
-    return 0
+    return OK
 
 
 def body_of(messages: list[JsonValue], options: AskOptions) -> dict[str, JsonValue]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import uvloop
 
 from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.exit_status import FAILED, OK, USAGE
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._serving import FrontendServer
 from dynamo.frontend._until_shutdown import say, serve_until_shutdown
@@ -15,7 +20,7 @@ from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._health import HealthKind
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, read_settings
+from dynamo.runtime._settings import read_settings
 from dynamo.runtime._signals import ending_on_signals
 
 
@@ -57,8 +62,8 @@ def main(arguments: list[str]) -> int:
     try:
         uvloop.run(run(config))
     except DynamoError as error:
-        return failed(error, 1)
-    return 0
+        return failed(error, FAILED)
+    return OK
 
 
 if __name__ == "__main__":

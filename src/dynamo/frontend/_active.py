@@ -73,9 +73,8 @@ class ActiveRequest:
 class ActiveRequests:
     """Every request that is being answered, by its id."""
 
-    def __init__(self, *, timeout_s: float, requests_max: int = REQUESTS_MAX) -> None:
+    def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._requests_max = requests_max
         self._requests: dict[str, ActiveRequest] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -90,8 +89,8 @@ class ActiveRequests:
         """Count a request while it is answered. An id that is in use gets a suffix: ids are unique."""
         if self.draining:
             raise EngineShutdown("the server is shutting down: send the request to another one")
-        if len(self._requests) >= self._requests_max:
-            raise Overloaded(f"{self._requests_max} requests are being answered already: try again later")
+        if len(self._requests) >= REQUESTS_MAX:
+            raise Overloaded(f"{REQUESTS_MAX} requests are being answered already: try again later")
         while request_id in self._requests:
             request_id = f"{request_id}-{secrets.token_hex(4)}"
         request = self._requests[request_id] = ActiveRequest(request_id, self._timeout_s)

@@ -1,32 +1,31 @@
-"""The HTTP application: the routes, and who answers each.
-
-The two routes that generate are called straight from the server. Everything else goes through
-starlette, where a few microseconds do not matter.
-"""
+"""The HTTP application of a frontend: its models, and whether it could answer now."""
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from dynamo._core.discovery import DiscoveryStatus
 from dynamo._core.errors import DynamoError
 from dynamo.frontend._active import ActiveRequests
-from dynamo.frontend._common_routes import CommonRoutes, error_response, no_route
+from dynamo.frontend._common_app import CommonApp, error_response
 from dynamo.frontend._openai_routes import GenerateRoute, Models
-from dynamo.llm._openai import ChatRequest, CompletionRequest
+from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest
 from dynamo.runtime._exposition import Expose
 
 BODY_SIZE_BYTES_MAX = 32 << 20
 REQUEST_TIMEOUT_S = 600.0
 
+REQUESTS: Mapping[str, type[OpenAIRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
 
-class FrontendApp:
-    """An ASGI application that serves models; `active` knows what it is answering."""
+
+class FrontendApp(CommonApp):
+    """Serves models."""
 
     def __init__(
         self,
@@ -37,32 +36,17 @@ class FrontendApp:
         discovery: DiscoveryStatus,
         expose: Expose | None,
     ) -> None:
-        self.active = active
+        super().__init__(
+            {
+                path: GenerateRoute(kind, models, active, body_size_bytes_max=body_size_bytes_max)
+                for path, kind in REQUESTS.items()
+            },
+            active,
+            models,
+            expose,
+        )
         self._discovery = discovery
         self._models = models
-        self._generate = {
-            "/v1/chat/completions": GenerateRoute(ChatRequest, models, active, body_size_bytes_max=body_size_bytes_max),
-            "/v1/completions": GenerateRoute(
-                CompletionRequest, models, active, body_size_bytes_max=body_size_bytes_max
-            ),
-        }
-        common = CommonRoutes(models, expose)
-        self._others = Starlette(
-            routes=[
-                Route("/v1/models", self._list_models),
-                Route("/v1/models/{model:path}", self._show_model),
-                Route("/health", self._health),
-                *common.routes(),
-            ],
-            exception_handlers={HTTPException: no_route},
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._generate.get(scope.get("path", ""))
-        if route is not None and scope["type"] == "http":
-            await route(scope, receive, send)
-        else:
-            await self._others(scope, receive, send)
 
     async def _list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in self._models.names()]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamo._core.stability import Tier
+from dynamo.frontend._cors import CORS_ORIGINS, read_origins
 from dynamo.llm._router_settings import RouterSettings
 from dynamo.runtime._settings import DISCOVERY, EVENT_PLANE, REQUEST_PLANE, Settings, option
 
@@ -43,8 +44,13 @@ class _ServerSettings(Settings):
     drain_s: float = option(30.0, "seconds that running requests get to finish at shutdown", least=0, most=86400)
     http_keep_alive_s: float = option(75.0, "seconds after which an idle connection is closed", least=1, most=86400)
     http_body_limit_mb: float = option(32.0, "largest request body in MiB", least=0.001, most=32)
+    http_cors_origins: str | None = option(None, CORS_ORIGINS, tier=Tier.BETA)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontendConfig(RouterSettings, _ServerSettings):
     """What the frontend listens on, its limits, and how requests find their workers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_origins(self.http_cors_origins)  # checks them

@@ -28,6 +28,7 @@ from dynamo._core.errors import (
     Unauthorized,
     WorkerUnavailable,
 )
+from dynamo._core.request_plane import UNSENDABLE
 from dynamo.llm._poison import PoisonedRequest
 from dynamo.llm._routing import NoWorkerFits
 from dynamo.runtime import _http_status
@@ -53,6 +54,9 @@ _PUBLIC = {
     "token_out_of_range": "the worker answered with a token that the model does not have; the server's log says which",
     "wrong_index": "the worker answered what was not asked for; the server's log says more",
     "wrong_log_probs": "the worker sent log probabilities that are none: leave out 'logprobs', or try again",
+    "no_finish": "the worker ended its answer without a finish reason; the server's log says more",
+    "cancelled_by_the_worker": "the worker gave the request up before its answer was complete: send it again",
+    UNSENDABLE: "the worker's answer has a part that cannot be sent: the server's log says which",
     NoInstances.code: "no worker serves the model right now: try again in a moment",
     CannotConnect.code: "no worker could be reached: try again in a moment",
     WorkerUnavailable.code: "the model cannot be served right now: try again in a moment",

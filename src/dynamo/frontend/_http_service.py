@@ -14,6 +14,7 @@ from dynamo._core.errors import InvalidArgument
 from dynamo._core.stability import beta
 from dynamo.frontend._config import FrontendConfig
 from dynamo.frontend._python_models import PythonModels
+from dynamo.frontend._server import Spelling
 from dynamo.frontend._serving import FrontendServer
 from dynamo.llm._entrypoint_engines import PythonAsyncEngine
 from dynamo.llm._registration import Kind
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PORT = 8080
 PORT_MAX = 65535
+
+_SPELLING = Spelling("host=", "port", "give insecure=True")
 
 
 @beta(since="0.1")
@@ -140,7 +143,7 @@ class HttpService:
             self._url = ""
 
     async def _serve(self, own: DistributedRuntime, token: CancellationToken) -> None:
-        server = FrontendServer(self._config)
+        server = FrontendServer(self._config, spelling=_SPELLING)
         async with AsyncExitStack() as ends:
             self._url = await server.start(own)
             ends.push_async_callback(server.stop)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from dynamo._core.errors import ConfigError
 from dynamo._core.loopback import is_loopback
 from dynamo.frontend._active import ActiveRequests
+from dynamo.frontend._cors import with_cors
 from dynamo.runtime._http_protocol import HttpProtocol
 from dynamo.runtime._http_server import HttpServer
 from dynamo.runtime._listening import blames_host, fault_of, listen
@@ -23,14 +24,27 @@ CLOSE_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 10.0
 
 
-def open_listener(host: str, port: int, *, insecure: bool) -> socket.socket:
+class Spelling(NamedTuple):
+    """What messages call the address, as whoever gave it wrote it."""
+
+    host: str
+    port: str
+    insecure: str
+
+
+ON_A_COMMAND_LINE = Spelling("--http-host ", "http_port (--http-port)", "add --insecure")
+IN_PYTHON = Spelling("http_host=", "http_port", "give insecure=True")
+
+
+def open_listener(host: str, port: int, *, insecure: bool, spelling: Spelling = ON_A_COMMAND_LINE) -> socket.socket:
     """Return a socket that listens on `host` and `port`; port 0 picks a free one."""
+    named = f"{spelling.host}{host}"
     if not insecure and not is_loopback(host):
         if why := fault_of(host):
-            raise ConfigError(f"--http-host {host}: {why}", setting="http_host")
+            raise ConfigError(f"{named}: {why}", setting="http_host")
         raise ConfigError(
-            f"--http-host {host} is reachable from other machines, and there are no credentials to ask for: "
-            "add --insecure if the network around it is trusted, or leave the host at 127.0.0.1",
+            f"{named} is reachable from other machines, and there are no credentials to ask for: "
+            f"{spelling.insecure} if the network around it is trusted, or leave the host at 127.0.0.1",
             setting="http_host",
         )
     try:
@@ -38,9 +52,9 @@ def open_listener(host: str, port: int, *, insecure: bool) -> socket.socket:
     except OSError as error:
         why = str(error.strerror or error)
         if blames_host(error):
-            raise ConfigError(f"--http-host {host}: {why}", setting="http_host") from error
+            raise ConfigError(f"{named}: {why}", setting="http_host") from error
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {why}; choose another http_port (--http-port)", setting="http_port"
+            f"cannot listen on {host}:{port}: {why}; choose another {spelling.port}", setting="http_port"
         ) from error
 
 
@@ -61,10 +75,13 @@ class DrainingServer:
         listener: socket.socket,
         *,
         keep_alive_s: float,
+        cors_origins: tuple[str, ...] = (),
         protocol: type[HttpProtocol] = HttpProtocol,
     ) -> None:
         self._active = app.active
-        self._http = HttpServer(app, listener, is_ours=True, keep_alive_s=keep_alive_s, protocol=protocol)
+        self._http = HttpServer(
+            with_cors(app, cors_origins), listener, is_ours=True, keep_alive_s=keep_alive_s, protocol=protocol
+        )
 
     @property
     def url(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dynamo._core.stability import stable
 from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._server import IN_PYTHON
 from dynamo.frontend._serving import FrontendServer
 from dynamo.llm._router_settings import router_fields
 from dynamo.sdk import async_on_shutdown, async_on_start, dynamo_context, readiness, service_of
@@ -29,7 +30,9 @@ class Frontend:
     own is lost `migration_limit` times (None: as often as the model card says), as long as it has no more than
     `migration_max_seq_len` tokens. When requests came, and which blocks their prompts share, is written to the file
     `request_trace`. `router` is how they find their workers: a mode such as `kv`, or a mapping of `mode` and the
-    other router options of `python -m dynamo.frontend`, without `router_` before their names.
+    other router options of `python -m dynamo.frontend`, without `router_` before their names. Web pages may use it
+    from a browser if `http_cors_origins` names their origins, with commas between them, or is `*` (None: no page may;
+    this one is beta).
 
     Raises `ConfigError` for a value that is out of range, or a router option that there is not.
     """
@@ -48,6 +51,7 @@ class Frontend:
         drain_s: float = FrontendConfig.drain_s,
         http_keep_alive_s: float = FrontendConfig.http_keep_alive_s,
         http_body_limit_mb: float = FrontendConfig.http_body_limit_mb,
+        http_cors_origins: str | None = FrontendConfig.http_cors_origins,
         router: str | Mapping[str, object] = FrontendConfig.router_mode,
     ) -> None:
         self._server = FrontendServer(
@@ -63,8 +67,10 @@ class Frontend:
                 drain_s=drain_s,
                 http_keep_alive_s=http_keep_alive_s,
                 http_body_limit_mb=http_body_limit_mb,
+                http_cors_origins=http_cors_origins,
                 **router_fields(router),  # type: ignore[arg-type]  # whatever it is, it is checked there
-            )
+            ),
+            spelling=IN_PYTHON,
         )
         #: Where the frontend listens; empty until it does.
         self.url: str = ""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dynamo.frontend._app import create_app
 from dynamo.frontend._config import FrontendConfig
+from dynamo.frontend._cors import read_origins
 from dynamo.frontend._metrics import MigrationCollector
 from dynamo.frontend._router_metrics import router_metrics
-from dynamo.frontend._server import DrainingServer, open_listener
+from dynamo.frontend._server import ON_A_COMMAND_LINE, DrainingServer, Spelling, open_listener
 from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._models import ModelManager
 from dynamo.llm._request_trace import RequestTrace
@@ -21,9 +22,16 @@ MIB = 1 << 20
 class FrontendServer:
     """Serves the OpenAI API for the models of one runtime."""
 
-    def __init__(self, config: FrontendConfig, router: RouterConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: FrontendConfig,
+        router: RouterConfig | None = None,
+        *,
+        spelling: Spelling = ON_A_COMMAND_LINE,
+    ) -> None:
         """`router` is how requests find their workers, where the settings are not to say it."""
         self._config = config
+        self._spelling = spelling
         self._router = config.router_config() if router is None else router
         self._parts = AsyncExitStack()
         self._server: DrainingServer | None = None
@@ -32,7 +40,7 @@ class FrontendServer:
     async def start(self, runtime: DistributedRuntime) -> str:
         """Listen; return the URL. Raises `ConfigError` if the address cannot be had."""
         config = self._config
-        listener = open_listener(config.http_host, config.http_port, insecure=config.insecure)
+        listener = open_listener(config.http_host, config.http_port, insecure=config.insecure, spelling=self._spelling)
         try:
             trace = None
             if config.request_trace is not None:
@@ -57,7 +65,12 @@ class FrontendServer:
                 discovery=runtime.discovery.status,
                 expose=runtime.exposition.prepare(),
             )
-            server = DrainingServer(app, listener, keep_alive_s=config.http_keep_alive_s)
+            server = DrainingServer(
+                app,
+                listener,
+                keep_alive_s=config.http_keep_alive_s,
+                cors_origins=read_origins(config.http_cors_origins),
+            )
             await server.start()
         except BaseException:
             listener.close()

@@ -137,7 +137,6 @@ __all__ = [
     "unregister_model",
 ]
 #: The marks of what can carry none.
-#: The marks of what can carry none.
 __stability__: dict[str, Stability] = {"FinishReason": Stability(Tier.STABLE, "0.1")}
 
 #: Where each name is that is imported when it is asked for.

@@ -183,7 +183,7 @@ class Choice:
         self.check.note(Violation.NO_FINISH, what)
         if not self.check.is_strict and (last := self.finish_if_complete()) is not None:
             return last
-        raise StreamIncomplete(f"the worker's stream {what}", num_tokens=num_tokens)
+        raise StreamIncomplete(f"the worker's stream {what}", num_tokens=num_tokens, code=Violation.NO_FINISH.value)
 
     def _out_of_range(self, token_ids: list[int]) -> ProtocolError:
         wrong = next(one for one in token_ids if not 0 <= one < self._token_id_end)
@@ -254,5 +254,7 @@ def _shown(reason: FinishReason | None) -> ShownReason:
     if reason == "error":
         raise HandlerError("the engine ended the request with an error", type_name="EngineError")
     if reason == "cancelled":
-        raise StreamIncomplete("the engine cancelled the request, which nobody asked it to")
+        raise StreamIncomplete(
+            "the engine cancelled the request, which nobody asked it to", code="cancelled_by_the_worker"
+        )
     return reason or "stop"

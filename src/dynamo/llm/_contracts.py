@@ -73,7 +73,7 @@ class WireForm(Generic[M]):
 
     def read(self, value: msgspec.Struct) -> M:
         """Return what was decoded as what people know. Raises `InvalidArgument` for what they could not construct."""
-        return self.model.model_validate(msgspec.to_builtins(value))
+        return self.model(**msgspec.to_builtins(value))
 
 
 def wire_struct(model: type[BaseModel]) -> type[msgspec.Struct]:

@@ -16,6 +16,7 @@ from dynamo.llm._entrypoint_preprocessor import CARD, ENDPOINT
 from dynamo.llm._messages import EngineOutput
 from dynamo.llm._model_card import ModelCard
 from dynamo.llm._preprocess import Preprocessor
+from dynamo.llm._response_check import Violation
 from dynamo.llm._worker import read_request
 from dynamo.runtime import Endpoint
 from dynamo.runtime._arguments import check_type
@@ -66,7 +67,9 @@ class Backend:
                     yield output
                     if output.finish_reason is not None:
                         return
-            raise StreamIncomplete("the engine's generator ended without a finish reason")
+            raise StreamIncomplete(
+                "the engine's generator ended without a finish reason", code=Violation.NO_FINISH.value
+            )
 
         try:
             await self._endpoint.serve_endpoint(answer)

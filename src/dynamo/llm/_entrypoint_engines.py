@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument
+from dynamo._core.shown import shown
 from dynamo._core.stability import beta
 from dynamo.runtime._arguments import check_callable, check_type, wrong_type
 
@@ -17,6 +18,7 @@ Chunks = AsyncIterator[object] | Awaitable[AsyncIterator[object]]
 Generator = Callable[..., Chunks]
 
 _CONTEXT = ("context", "ctx")
+_ALLOWED = "an async generator function of (request) or (request, context)"
 
 
 @beta(since="0.1")
@@ -26,11 +28,11 @@ class PythonAsyncEngine:
     It is called with the request, a dict, and if it takes two arguments also with the `Context`, which says
     whether the client is still there. What it yields goes to whoever asked, item by item; when the client leaves,
     the generator is closed. `loop` is the event loop that it needs, by default the one that serves it; another one
-    is refused when it is first called. Raises TypeError for a `generator` that cannot be called.
+    is refused when it is first called. Raises TypeError for a `generator` that cannot be called in this way.
     """
 
     def __init__(self, generator: Generator, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        check_callable("generator", generator, "an async generator function of (request) or (request, context)")
+        check_callable("generator", generator, _ALLOWED)
         if loop is not None:
             check_type("loop", loop, asyncio.AbstractEventLoop, "an event loop, or None for the one that serves it")
         self._generator = generator
@@ -70,10 +72,18 @@ class HttpAsyncEngine(PythonAsyncEngine):
 
 
 def _takes_context(generator: Generator) -> bool:
-    """Whether its second parameter must be given, or is the context by its name."""
+    """Whether its second parameter must be given, or is the context by its name. Raises TypeError if more must be."""
     try:
-        parameters = inspect.signature(generator).parameters.values()
+        signature = inspect.signature(generator)
     except ValueError:  # some that are written in C tell nothing of their parameters
         return False
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 and (positional[1].default is inspect.Parameter.empty or positional[1].name in _CONTEXT)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [one for one in signature.parameters.values() if one.kind in kinds]
+    takes = len(positional) > 1 and (positional[1].default is inspect.Parameter.empty or positional[1].name in _CONTEXT)
+    try:
+        signature.bind(*("request", "context")[: 1 + takes])
+    except TypeError as error:
+        raise TypeError(
+            f"generator={shown(generator)} of {signature} cannot be called with its request: {error}: give {_ALLOWED}"
+        ) from None
+    return takes

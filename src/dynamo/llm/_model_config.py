@@ -30,7 +30,7 @@ from dynamo.llm._kv_router.config import RouterConfig, RouterMode
 from dynamo.llm._limits import USER_DATA_BYTES_MAX
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE, MIGRATION_LIMIT, MIGRATION_LIMIT_MAX, ModelInput, ModelType
 from dynamo.llm._numbers import shown
-from dynamo.llm._plain_model import PlainModel
+from dynamo.llm._plain_model import PlainModel, made_of
 from dynamo.llm._worker_labels import DEVICE_WEIGHT_MAX, DEVICE_WEIGHT_MIN, TAINTS_MAX, check_labels
 
 OnConflict = Literal["refuse", "wait"]
@@ -111,7 +111,7 @@ def check_runtime_facts(facts: Mapping[str, object]) -> None:
     check_labels(facts)
     _check_json("runtime_config", dict(facts))
     known = {name: fact for name, fact in facts.items() if name in ModelRuntimeConfig.model_fields}
-    ModelRuntimeConfig.model_validate({name: fact for name, fact in known.items() if fact is not None})
+    made_of(ModelRuntimeConfig, {name: fact for name, fact in known.items() if fact is not None})
 
 
 def _runtime_config(value: object) -> object:

@@ -27,6 +27,7 @@ from dynamo.llm._limits import (
     STOP_STRINGS_MAX,
 )
 from dynamo.llm._nvext import CacheSalt, NvExt
+from dynamo.llm._plain_model import RAISED
 
 MODEL_CHARS_MAX = 256
 TOKENS_MAX = 2**31 - 1
@@ -354,7 +355,7 @@ _WORDS = {
 def _explained(error: ValidationError) -> InvalidArgument:
     """Turn pydantic's first error into a sentence with the field's path."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    message = _WORDS.get(first["type"], first["msg"].removeprefix(RAISED))
     path = tuple(part for part in first["loc"] if isinstance(part, int) or part.isidentifier())
     if not path:
         named = message.split("'")

@@ -181,7 +181,7 @@ class _Finished:
             which = f", and has so ended {num_ended} of {self._num_choices} choices" if self._num_choices > 1 else ""
             what = f"ended without a finish reason{which}"
             self.check.note(Violation.NO_FINISH, what)
-            raise StreamIncomplete(f"the worker's stream {what}")
+            raise StreamIncomplete(f"the worker's stream {what}", code=Violation.NO_FINISH.value)
 
 
 def _reported(error: Json) -> HandlerError:

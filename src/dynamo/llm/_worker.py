@@ -20,6 +20,7 @@ from dynamo._core.address import EndpointId
 from dynamo._core.context import Context
 from dynamo._core.discovery.base import LEASE_TTL_S
 from dynamo._core.errors import ConfigError, DynamoError, EngineShutdown, InvalidArgument
+from dynamo._core.exit_status import FAILED, OK, USAGE
 from dynamo.llm._fetch import default_model_name, fetch_llm
 from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
@@ -28,7 +29,6 @@ from dynamo.llm._worker_options import WorkerOptions
 from dynamo.runtime import DistributedRuntime, Endpoint
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import failed, settle
-from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def model_config(
 ) -> ModelConfig:
     """Return what a worker with this engine registers; `options` are fields of a `ModelConfig`."""
     from dynamo.llm._model_config import ModelConfig
+    from dynamo.llm._plain_model import made_of
 
     block_size, runtime_config = kv_cache_facts(engine)
     fields = {
@@ -113,7 +114,7 @@ def model_config(
         "runtime_config": {**runtime_config, **labels},
         **options,
     }
-    return ModelConfig.model_validate(fields)
+    return made_of(ModelConfig, fields)
 
 
 def run_engine_worker(options: WorkerOptions, start_engine: StartEngine, *, needs_weights: bool = True) -> int:
@@ -142,8 +143,8 @@ def run_engine_workers(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_work(options, start_engine, needs_weights, num_workers))
     except DynamoError as error:
-        return failed(error, 1)
-    return 0
+        return failed(error, FAILED)
+    return OK
 
 
 def read_request(value: object) -> PreprocessedRequest:

@@ -29,5 +29,4 @@ __all__ = [
     "write_trace",
 ]
 #: The marks of what can carry none.
-#: The marks of what can carry none.
 __stability__: dict[str, Stability] = {"STREAM_INTERVAL": Stability(Tier.BETA, "0.1")}

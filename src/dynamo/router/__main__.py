@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
+if __name__ == "__main__":  # until it listens, Ctrl-C ends it as SIGTERM does: without a traceback of what follows
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dynamo._core.errors import ConfigError, DynamoError
+from dynamo._core.exit_status import FAILED, OK, USAGE
 from dynamo.router._config import RouterOptions
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE, read_settings
+from dynamo.runtime._settings import read_settings
 from dynamo.runtime._signals import ending_on_signals
 
 
@@ -44,8 +49,8 @@ def main(arguments: list[str]) -> int:
     try:
         uvloop.run(run(options))
     except DynamoError as error:
-        return failed(error, 1)
-    return 0
+        return failed(error, FAILED)
+    return OK
 
 
 if __name__ == "__main__":

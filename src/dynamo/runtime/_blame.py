@@ -20,7 +20,7 @@ def blame(error: BaseException) -> str:
     """Say what was raised and where in the user's code: `ValueError: no such model (worker.py:12 in load)`."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"SyntaxError: {error.msg} ({_shown(error.filename)}:{error.lineno})"
-    text = f"{type(error).__name__}: {_first_line(error)}{_advice(error)}"
+    text = f"{type(error).__name__}: {first_line(error)}{_advice(error)}"
     frames = list(_user_frames(error))
     if not frames:
         return text
@@ -46,7 +46,8 @@ def _advice(error: BaseException) -> str:
     return ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says, as far as a line goes. It never fails."""
     try:
         message = str(error)
     except Exception as broken:  # whatever somebody's __str__ raises

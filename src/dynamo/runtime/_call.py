@@ -137,6 +137,11 @@ class Call:
     def __init__(
         self, caller: Caller, payload: bytes, context: Context, choose: Choose | None, avoid: Container[int] = ()
     ) -> None:
+        if asyncio.get_running_loop() is not caller.loop:
+            raise DynamoError(
+                "this client belongs to another event loop, or thread: make one there, or call through "
+                "asyncio.run_coroutine_threadsafe"
+            )
         self._caller = caller
         self._context = context
         self._choose = choose  # None: one instance was asked for, and no other will do

@@ -248,9 +248,8 @@ class Endpoint(EventScope):
             {listener.address.partition(":")[0]: listener.address},
         )
         written = msgspec.json.encode(record)
-        served = ServedEndpoint(
-            self.id, runtime.discovery, claim, written, listener, drain_s, runtime.release, measured, canary
-        )
+        place = runtime._instance_key(self.id, claim)
+        served = ServedEndpoint(self.id, place, written, listener, drain_s, runtime.release, measured, canary)
         try:
             await served.register()
             runtime.adopt(served)

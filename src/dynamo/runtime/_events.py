@@ -135,8 +135,9 @@ class EventScope(ABC):
 class Events:
     """Publishes and subscribes for one runtime: `runtime.events`. A subject is parts with `/` between them."""
 
-    def __init__(self, at: str | EventPlane, discovery: Discovery, lease: Lease) -> None:
+    def __init__(self, at: str | EventPlane, discovery: Discovery, lease: Lease, *, setting: str) -> None:
         self._at = at
+        self._setting = setting  # what names it, for an error
         self._discovery = discovery
         self._lease = lease
         # Tells others through which kind of plane this process speaks.
@@ -213,7 +214,7 @@ class Events:
         if self._failure is not None and loop.time() < self._retry_at:
             raise type(self._failure)(self._failure.message, **self._failure.details) from self._failure
         try:
-            plane = await open_event_plane(self._at, self._discovery)
+            plane = await open_event_plane(self._at, self._discovery, setting=self._setting)
         except DynamoError as error:
             # A caller may be told of it, who knows nothing of this process.
             told = type(error)(f"{error.message} (in instance {self._lease.id:x})", **error.details)

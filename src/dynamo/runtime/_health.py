@@ -16,6 +16,7 @@ from typing import cast
 
 from dynamo._core.context import CancellationToken
 from dynamo._core.errors import DynamoError
+from dynamo._core.shown import one_line
 from dynamo.runtime._served_endpoint import ServedEndpoint
 from dynamo.runtime._threads import HandlerThreads
 
@@ -87,7 +88,7 @@ class HealthCheck:
             return Verdict(is_good=False, reason=f"{self.name} gave no answer within {self._timeout_s:g} s")
         error = asking.exception()
         if error is not None:
-            text = " ".join(str(error).split())[:REASON_CHARS_MAX]
+            text = one_line(error, REASON_CHARS_MAX)
             return Verdict(is_good=False, reason=f"{self.name} raised {type(error).__name__}: {text}", has_failed=True)
         return _GOOD if asking.result() else Verdict(is_good=False, reason=f"{self.name} is false")
 

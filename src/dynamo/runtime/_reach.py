@@ -45,23 +45,22 @@ def warn_if_events_stay_here(discovery: object, event_plane: object) -> None:
         )
 
 
-def nats_that_is_set(event_plane: object, work_queue: str) -> dict[str, str]:
-    """The URLs of NATS, with the variable that names each."""
-    at = {"DYN_EVENT_PLANE": event_plane, "DYN_WORK_QUEUE": work_queue}
+def nats_that_is_set(planes: Mapping[str, object]) -> dict[str, str]:
+    """The URLs of NATS among those of some planes, by what sets each, with what names each."""
     return {
-        url: nats_setting(url, variable, os.environ)
-        for variable, url in at.items()
+        url: nats_setting(url, setting, os.environ)
+        for setting, url in planes.items()
         if isinstance(url, str) and url.startswith(("nats:", "tls:"))
     }
 
 
 async def warn_if_nats_is_away(urls: Mapping[str, str]) -> None:
     """Look whether NATS is there: who needs it connects later, and may be a handler by then."""
-    for url, variable in urls.items():
+    for url, setting in urls.items():
         if problem := await _problem_with(url):
             logger.warning(
                 "%s: NATS at %s cannot be reached now (%s); events and work queues fail until it can",
-                variable,
+                setting,
                 without_password(url),
                 problem,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -103,7 +104,7 @@ class ResponseStream(Generic[T]):
         # A reader that breaks out of its loop and drops the stream must not leave the work running.
         call: Call | None = getattr(self, "_call", None)
         if call is not None and call.is_open and not call.loop.is_closed():
-            if call.items.ended:  # the usual end of a reader that knows how many items there are
-                call.leave()
+            if call.items.ended and asyncio._get_running_loop() is call.loop:
+                call.leave()  # the usual end of a reader that knows how many items there are
             else:
                 call.loop.call_soon_threadsafe(call.leave)

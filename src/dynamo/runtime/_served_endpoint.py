@@ -15,8 +15,8 @@ from dynamo.runtime._arguments import check_seconds
 from dynamo.runtime._measured import Measured
 
 if TYPE_CHECKING:
-    from dynamo._core.discovery.base import Discovery, Lease
     from dynamo.runtime._canary import Canary
+    from dynamo.runtime._instance_key import InstanceKey
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ class ServedEndpoint:
     def __init__(
         self,
         id: EndpointId,
-        discovery: Discovery,
-        claim: Lease,
+        place: InstanceKey,
         record: bytes,
         listener: request_plane.Listener,
         drain_s: float,
@@ -43,21 +42,17 @@ class ServedEndpoint:
         canary: Canary | None = None,
     ) -> None:
         self.id = id
-        self.instance_id: int = claim.id
+        self.instance_id: int = place.instance_id
         #: Where discovery holds it.
-        self.key: str = id.instance_key(claim.id)
+        self.key: str = place.name
         self._on_close = on_close
-        self._discovery = discovery
-        self._claim = claim
+        self._place = place
         self._record = record
         self._listener = listener
         self._drain_s = drain_s
         self._measured = measured
         measured.listeners.append(listener)
         self._canary = canary
-        self._is_registered = False
-        # Whether its key in discovery is, or may be, its own and not that of one that was served after it.
-        self._may_hold_key = False
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -68,7 +63,7 @@ class ServedEndpoint:
     @property
     def is_registered(self) -> bool:
         """Whether callers find it; not while it sleeps or drains."""
-        return self._is_registered
+        return self.is_open and self._place.is_put_by(self)
 
     @property
     def complaint(self) -> str:
@@ -81,30 +76,20 @@ class ServedEndpoint:
         Raises `InvalidArgument` if it is closed, or if the process serves the same endpoint once more, and another
         `DynamoError` if discovery cannot take it.
         """
-        if self._is_registered:
+        if self.is_registered:
             return
-        if self.is_open:
-            self._may_hold_key = True
-            self._may_hold_key = await self._discovery.create(self.key, self._record, self._claim)
-            if not self._may_hold_key:
-                raise InvalidArgument(f"this process serves {self.id} already; close that first", endpoint=str(self.id))
+        if self.is_open and not await self._place.put(self, self._record):
+            raise InvalidArgument(f"this process serves {self.id} already; close that first", endpoint=str(self.id))
         if not self.is_open:
-            await self._delete_key()  # it was closed meanwhile
+            await self._place.delete(self)  # it was closed meanwhile
             raise InvalidArgument(f"{self.id} is closed here; serve it again", endpoint=str(self.id))
-        self._is_registered = True
 
     async def unregister(self) -> None:
         """Go to sleep: nobody finds it any more, and the process is not ready, until `register` is called.
 
         It still takes what callers send that have not heard of it, and requests that run go on.
         """
-        self._is_registered = False
-        await self._delete_key()
-
-    async def _delete_key(self) -> None:
-        if self._may_hold_key:
-            await self._discovery.delete(self.key)
-            self._may_hold_key = False
+        await self._place.delete(self)
 
     async def close(self, drain_s: float | None = None) -> None:
         """Unregister, let running requests finish for `drain_s` seconds, then end them with `EngineShutdown`.

@@ -14,12 +14,21 @@ from typing import cast
 
 from dynamo._core import request_plane
 from dynamo._core.context import Context, current_context
-from dynamo._core.errors import RELAYED, CannotConnect, DynamoError, EngineShutdown, Overloaded, WorkerUnavailable
+from dynamo._core.errors import (
+    RELAYED,
+    CannotConnect,
+    DynamoError,
+    EngineShutdown,
+    HandlerError,
+    InvalidArgument,
+    Overloaded,
+    WorkerUnavailable,
+)
 from dynamo.metrics._scope import PROCESS, Scope, current_scope
 from dynamo.runtime import _codec
 from dynamo.runtime._admission import Admission
 from dynamo.runtime._arguments import check_callable
-from dynamo.runtime._blame import blame, user_traceback
+from dynamo.runtime._blame import blame, first_line, user_traceback
 from dynamo.runtime._measured import ErrorType, Measured
 
 logger = logging.getLogger(__name__)
@@ -123,9 +132,8 @@ class _Encoded:
             raise
         try:
             return self._encode(item)
-        except BaseException as error:
-            self._fail(ErrorType.SERIALIZATION, error)
-            raise
+        except Exception as error:
+            raise self._unsendable(error) from error
 
     async def aclose(self) -> None:
         """End the handler before its items are over; a request that nobody ended could not be answered."""
@@ -146,6 +154,17 @@ class _Encoded:
         measured.end(self._clock() - self._started_at)
         if self.on_end is not None:
             self.on_end()
+
+    def _unsendable(self, error: Exception) -> HandlerError:
+        """Tell of an item that cannot be sent. Unlike a request of that kind, it is the fault of this side."""
+        reason = error.__cause__ if isinstance(error, InvalidArgument) and error.__cause__ is not None else error
+        what = "an item of the answer cannot be sent"
+        if self._measured is not None:
+            endpoint, request_id = self._measured.endpoint, self._context.request_id
+            logger.error("%s failed in request %s: %s: %s", endpoint, request_id, what, blame(reason))
+        self._fail(ErrorType.SERIALIZATION)
+        details = {"type_name": type(reason).__name__, "code": request_plane.UNSENDABLE}
+        return HandlerError(f"{what}: {first_line(reason)}", **details)
 
     def _fail(self, error_type: ErrorType, error: BaseException | None = None) -> None:
         measured, self._measured = self._measured, None
@@ -249,7 +268,10 @@ class _Awaited:
     async def __anext__(self) -> object:
         handler, self._handler = self._handler, None
         if handler is not None:
-            result = await cast("Awaitable[object]", handler(*self._arguments))
+            try:
+                result = await cast("Awaitable[object]", handler(*self._arguments))
+            except StopAsyncIteration as error:  # it would be the end of an answer without items
+                raise _no_signal(error) from error
             if type(result) in _PLAIN:
                 self.is_done = True
                 return result
@@ -308,9 +330,14 @@ async def _items(result: object, threads: Callable[[], Executor]) -> AsyncGenera
 def _call(handler: EndpointHandler, arguments: tuple[object, ...]) -> object:
     try:
         return handler(*arguments)
-    except StopIteration as error:
-        # A future cannot hold it, so whoever awaits the thread would never hear of it.
-        raise RuntimeError("the handler raised StopIteration") from error
+    except (StopIteration, GeneratorExit) as error:
+        # A future cannot hold the one, and who awaits it as a generator takes the other for its own end.
+        raise _no_signal(error) from error
+
+
+def _no_signal(error: BaseException) -> RuntimeError:
+    """What only says to Python that an iteration ends is an error if a handler raises it."""
+    return RuntimeError(f"the handler raised {type(error).__name__}")
 
 
 async def iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGenerator[object, None]:
@@ -321,12 +348,12 @@ async def iterate_beside(items: Iterator[object], threads: Executor) -> AsyncGen
 
     def step() -> object:
         with running:  # outside of the context, which has one user at a time, too
-            return context.run(next, items, _END)
+            return context.run(_call, next, (items, _END))
 
     def close() -> None:
         with running:
             if hasattr(items, "close"):
-                context.run(items.close)
+                context.run(_call, items.close, ())
 
     try:
         while (item := await loop.run_in_executor(threads, step)) is not _END:

@@ -3,8 +3,8 @@
 The field `http_port: int = option(8000, "port to listen on", least=0, most=65535)` is the flag
 `--http-port`, the variable `DYN_HTTP_PORT`, a line of `--help` with both, the default and the range, and
 the check of that range. A flag beats its variable, and the variable beats the default; a variable that is
-empty counts as not set. Whatever is wrong is a `ConfigError` that names the flag or the variable. A secret
-has a variable and no flag, because other users of a machine can read its command lines.
+empty counts as not set. Whatever is wrong is a `ConfigError` that names the flag or the variable. No
+option is a secret: other users of a machine can read its command lines.
 
 An option is stable unless its field says otherwise; then its help says so, too. One that is experimental says so in
 the log when it is used, once in a process, wherever the settings come from.
@@ -24,9 +24,6 @@ from dynamo._core.errors import ConfigError
 from dynamo._core.stability import Tier
 
 logger = logging.getLogger(__name__)
-
-#: The exit status of a command whose settings are wrong.
-USAGE = 2
 
 #: What the options of every command mean that joins others.
 DISCOVERY = "how processes find each other: etcd://HOST:2379, or file:///DIR; else a directory of this user's"
@@ -57,15 +54,10 @@ def option(
     return field(default=default, metadata={"help": about, "tier": tier, **ranges})
 
 
-def required_option(about: str, *, tier: Tier = Tier.STABLE) -> str:
+def required_option(about: str) -> str:
     """Declare a text field that must be given."""
-    declared: str = field(metadata={"help": about, "tier": tier})
+    declared: str = field(metadata={"help": about, "tier": Tier.STABLE})
     return declared
-
-
-def secret_option(about: str, *, tier: Tier = Tier.STABLE) -> str | None:
-    """Declare a text field that is set by its variable only, and never shown."""
-    return field(default=None, repr=False, metadata={"help": about, "tier": tier, "secret": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +128,6 @@ class Option:
         return self.declared.default is MISSING
 
     @property
-    def is_secret(self) -> bool:
-        return bool(self.declared.metadata.get("secret"))
-
-    @property
     def tier(self) -> Tier:
         return _tier(self.declared)
 
@@ -205,12 +193,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(options: Iterable[Option], prog: str, description: str) -> _Parser:
-    secrets = [f"{each.variable}: {each.about}" for each in options if each.is_secret]
-    epilog = f"Secrets are variables only. {'; '.join(secrets)}.".replace("%", "%%") if secrets else None
-    parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     for each in options:
-        if not each.is_secret:
-            each.add_to(parser)
+        each.add_to(parser)
     return parser
 
 

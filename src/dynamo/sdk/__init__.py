@@ -37,7 +37,6 @@ __all__ = [
     "service_of",
 ]
 #: The marks of what can carry none.
-#: The marks of what can carry none.
 __stability__: dict[str, Stability] = {
     "DYNAMO_IMAGE": Stability(Tier.STABLE, "0.1"),
     "dynamo_context": Stability(Tier.STABLE, "0.1"),

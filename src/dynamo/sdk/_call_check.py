@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._proxy import ServiceProxy
-from dynamo.sdk._request_models import missing_fields, request_model, request_parameter
+from dynamo.sdk._request_models import misfit, request_model, request_parameter
 from dynamo.sdk._source import plain_function, source_of
 from dynamo.sdk._uses import Use, bound_names, called_name, user_bases, uses_of
 
@@ -70,12 +70,12 @@ def _advice(target: Service[object], name: str) -> str:
 
 
 def _check_request(service: Service[object], target: Service[object], use: Use, spec: EndpointSpec) -> None:
-    wanted, sent = request_model(spec.function), _sent_model(service, use)
-    missing = missing_fields(sent, wanted) if sent is not None and wanted is not None else []
-    if sent is not None and wanted is not None and missing:
+    sent = _sent_model(service, use)
+    wanted = misfit(sent, request_model(spec.function))
+    if sent is not None and wanted is not None:
         raise ConfigError(
             f"{use.place}: {service.name}.{use.method.name} sends {sent.__name__} to {use.dependency}.{use.name}, "
-            f"but {target.name} takes {wanted.__name__}, whose field {missing[0]!r} {sent.__name__} does not have"
+            f"but {target.name} takes {wanted}"
         )
 
 

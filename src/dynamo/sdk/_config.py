@@ -19,6 +19,7 @@ from dynamo.sdk._sections import (
     COMMON_CONFIGS,
     ENVIRONMENT_VARIABLE,
     SERVICE_ARGS,
+    WHOLE_NUMBER,
     Json,
     KeyPath,
     Section,
@@ -31,7 +32,6 @@ from dynamo.sdk.lib.config import ServiceConfig
 #: Its text, YAML or JSON, is the whole configuration where a deployment sets it.
 DEPLOYMENT_VARIABLE = "DYN_DEPLOYMENT_CONFIG"
 
-_DIGITS = re.compile(r"[+-]?[0-9]{1,4000}")  # Python reads no longer ones
 _FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 #: Below these keys of `ServiceArgs` all is text: a value of the command line is not read as anything else.
@@ -132,7 +132,7 @@ def parse_value(text: str) -> Json:
         raise ConfigError(too_deep("a value")) from error
     except ValueError:
         stripped = text.strip()
-    if _DIGITS.fullmatch(stripped):
+    if WHOLE_NUMBER.fullmatch(stripped):
         return int(stripped)
     if _FLOAT.fullmatch(stripped):
         return float(stripped)

@@ -11,7 +11,6 @@ import difflib
 import inspect
 import json
 import math
-import re
 import reprlib
 import types
 import typing
@@ -20,14 +19,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.shown import cut
 from dynamo.sdk._secrets import shown, without_secrets
-from dynamo.sdk._sections import Json, KeyPath, Section, values_of
+from dynamo.sdk._sections import WHOLE_NUMBER, Json, KeyPath, Section, parameter_name, values_of
 
 #: How alike a key and a parameter are before one is taken for the other, misspelt.
 _ALIKE = 0.85
 #: A longer default is cut where it is shown.
 _DEFAULT_CHARS_MAX = 200
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")  # Python reads no longer ones
 
 _KINDS = {
     bool: "true or false",
@@ -93,7 +92,7 @@ def configured_arguments(name: str, inner: type, config: Mapping[str, Section]) 
     if problems := constructor_problems(name, constructor, config):
         raise ConfigError("; ".join(f"{'.'.join(path)}: {problem}" if path else problem for path, problem in problems))
     parameters = {parameter.name: parameter for parameter in constructor.parameters}
-    values = {key.replace("-", "_"): value for key, (_, value) in values_of(config, name).items()}
+    values = {parameter_name(key): value for key, (_, value) in values_of(config, name).items()}
     arguments: dict[str, object] = {}
     for key, value in values.items():
         if key in parameters:
@@ -112,7 +111,7 @@ def constructor_problems(
     parameters = {parameter.name: parameter for parameter in constructor.parameters}
     values = values_of(config, name)
     for key, (path, value) in values.items():
-        parameter = parameters.get(key.replace("-", "_"))
+        parameter = parameters.get(parameter_name(key))
         if parameter is None:
             continue
         if parameter.name in given:
@@ -136,7 +135,7 @@ def constructor_problems(
 
 def wants_text(key: str, value: Json, constructor: Constructor) -> bool:
     """Whether a value is no text, and its parameter takes nothing else."""
-    kinds = {parameter.name: parameter.kinds for parameter in constructor.parameters}.get(key.replace("-", "_"), ())
+    kinds = {parameter.name: parameter.kinds for parameter in constructor.parameters}.get(parameter_name(key), ())
     return _KINDS[str] in kinds and not _read(value, kinds)[1]
 
 
@@ -145,7 +144,7 @@ def misspelt(keys: Sequence[str], constructor: Constructor) -> list[tuple[str, s
     found = []
     names = [] if constructor.takes_all else constructor.names
     for key in keys:
-        name = key.replace("-", "_")
+        name = parameter_name(key)
         close = difflib.get_close_matches(name, names, n=1, cutoff=_ALIKE)
         if name not in names and close:
             found.append((key, close[0]))
@@ -199,7 +198,7 @@ def _kind_of(value: Json) -> str | None:
 def _number(value: Json) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if isinstance(value, str) and _INTEGER.fullmatch(value):
+    if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value):
         return int(value)
     try:
         number = float(value)
@@ -213,4 +212,4 @@ def _as_text(name: str, default: object) -> str:
         text = json.dumps(without_secrets(default, name))
     except (TypeError, ValueError, RecursionError):
         text = reprlib.repr(default)
-    return text if len(text) <= _DEFAULT_CHARS_MAX else f"{text[:_DEFAULT_CHARS_MAX]}..."
+    return cut(text, _DEFAULT_CHARS_MAX)

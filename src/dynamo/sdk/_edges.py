@@ -10,7 +10,7 @@ import os
 
 from dynamo._core.errors import ConfigError
 from dynamo.sdk._endpoints import EndpointSpec
-from dynamo.sdk._request_models import missing_fields, request_model
+from dynamo.sdk._request_models import misfit, request_model
 from dynamo.sdk._runner_map import external_services
 from dynamo.sdk._service import Service, service_of
 from dynamo.sdk._source import place, plain_function
@@ -28,10 +28,10 @@ def check_edge(caller: Service[object], name: str, target: Service[object]) -> N
                 f"{caller.name}.{name} is linked to {target.name}, which lacks the endpoint {promised.name!r} "
                 f"of {declared.name}"
             )
-        if problem := _mismatch(promised, spec):
+        if wanted := misfit(request_model(promised.function), request_model(spec.function)):
             raise ConfigError(
                 f"{_place(spec)}{target.name}.{spec.attribute} cannot stand for {declared.name}.{promised.attribute}, "
-                f"which {caller.name}.{name} needs: {problem}"
+                f"which {caller.name}.{name} needs: it takes {wanted}"
             )
 
 
@@ -44,14 +44,6 @@ def not_servable(interface: Service[object], services: list[Service[object]]) ->
                 links = [f"{caller.name}.link({choice})" for choice in _implementations(interface.inner) or ["..."]]
                 return f"{subject} that {caller.name}.{name} needs; link a concrete service: {' or '.join(links)}"
     return f"{subject}; serve a service that implements it"
-
-
-def _mismatch(promised: EndpointSpec, spec: EndpointSpec) -> str | None:
-    sent, wanted = request_model(promised.function), request_model(spec.function)
-    missing = missing_fields(sent, wanted) if sent is not None and wanted is not None else []
-    if sent is None or wanted is None or not missing:
-        return None
-    return f"it takes {wanted.__name__}, whose field {missing[0]!r} {sent.__name__} does not have"
 
 
 def _place(spec: EndpointSpec) -> str:

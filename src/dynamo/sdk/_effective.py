@@ -13,7 +13,7 @@ from dynamo.sdk._console import Console
 from dynamo.sdk._outline import ServiceOutline
 from dynamo.sdk._plan import Plan, PlannedService
 from dynamo.sdk._secrets import without_secrets
-from dynamo.sdk._sections import SERVICE_ARGS, values_of
+from dynamo.sdk._sections import SERVICE_ARGS, parameter_name, values_of
 
 DECORATOR = "@service"
 CONSTRUCTOR = "constructor default"
@@ -45,7 +45,7 @@ def effective_values(service: PlannedService, outline: ServiceOutline, config: M
     parameters = outline.constructor.names
     values = values_of(config, service.name)
     for key, (path, value) in values.items():
-        if key.replace("-", "_") not in parameters:
+        if parameter_name(key) not in parameters:
             yield from _rows((key,), value, config, path)
     if service.http is not None:
         for key, default in (("host", service.http.host), ("port", service.http.port)):
@@ -75,7 +75,7 @@ def _options(outline: ServiceOutline, config: MergedConfig) -> Iterator[Row]:
 
 
 def _constructor(outline: ServiceOutline, config: MergedConfig) -> Iterator[Row]:
-    values = {key.replace("-", "_"): found for key, found in values_of(config, outline.name).items()}
+    values = {parameter_name(key): found for key, found in values_of(config, outline.name).items()}
     for parameter in outline.constructor.parameters:
         if parameter.name in values:
             path, value = values[parameter.name]

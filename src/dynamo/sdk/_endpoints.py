@@ -148,6 +148,17 @@ def collect_endpoints(cls: type) -> dict[str, EndpointSpec]:
     return endpoints
 
 
+def marked(function: Method, what: str, attribute: str, mark: object) -> Method:
+    """Put a mark on a method, which stays what it was. Raises TypeError for what is none; `what` it was to be."""
+    if not callable(function):
+        raise TypeError(f"{what} must be a method, got {type(function).__name__}")
+    try:
+        setattr(function, attribute, mark)
+    except AttributeError:  # a built-in function, or a bound method
+        raise TypeError(f"{what} must be a method, got {function!r}") from None
+    return function
+
+
 def _mark_of(value: object) -> _Mark | None:
     """The mark of what is in a class, also on the function inside, if something else stands above our decorator."""
     inside = (getattr(value, name, None) for name in ("__func__", "fget", "func"))
@@ -195,13 +206,8 @@ def _decorator(
         raise ValueError(f"http_method {http_method!r} is none of {', '.join(HTTP_METHODS)}")
 
     def mark(function: Method) -> Method:
-        if not callable(function):
-            raise TypeError(f"an endpoint must be a method, got {type(function).__name__}")
-        try:
-            setattr(function, _MARK, _Mark(name if isinstance(name, str) else None, kinds, method_name))
-        except AttributeError:  # a built-in function, or a bound method
-            raise TypeError(f"an endpoint must be a method, got {function!r}") from None
-        return function
+        own = _Mark(name if isinstance(name, str) else None, kinds, method_name)
+        return marked(function, "an endpoint", _MARK, own)
 
     if name is None or isinstance(name, str):
         return mark

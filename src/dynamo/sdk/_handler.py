@@ -73,7 +73,7 @@ def argument_reader(spec: EndpointSpec) -> Callable[[object, Context], tuple[obj
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in required):
         raise TypeError(f"{name} cannot serve an endpoint: its parameters must be positional")
-    positional = [one for one in parameters if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)]
+    positional = positional_of(parameters)
     if not positional:
         return lambda request, context: ()
     if sum(parameter.kind is not parameter.VAR_KEYWORD for parameter in required) > 2:
@@ -82,6 +82,11 @@ def argument_reader(spec: EndpointSpec) -> Callable[[object, Context], tuple[obj
     if takes_context(positional):
         return lambda request, context: (read(request), context)
     return lambda request, context: (read(request),)
+
+
+def positional_of(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return the parameters that a request and its context can be given for."""
+    return [one for one in parameters if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)]
 
 
 def takes_context(positional: Sequence[inspect.Parameter]) -> bool:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from dynamo._core.errors import ConfigError
+from dynamo._core.errors import ConfigError, WrongUsage
 from dynamo.sdk._console import Console
 from dynamo.sdk._orphans import Family
 from dynamo.sdk._outline import Outline
-from dynamo.sdk._plan import WrongUsage
 from dynamo.sdk._process import PROGRESS_S, Command, WorkerProcess
 from dynamo.sdk._status import START_TIMEOUT_S, Failed
 
@@ -38,16 +37,7 @@ async def read_outline(
     process = WorkerProcess(command, console, changed.set, family)
     running = asyncio.create_task(process.run())
     try:
-        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
-        while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):
-            changed.clear()
-            try:
-                async with asyncio.timeout(PROGRESS_S):
-                    await changed.wait()
-            except TimeoutError:
-                console.say(f"still importing {graph}")
-            if asyncio.get_running_loop().time() > deadline:
-                raise ConfigError(f"{graph} was not imported within {START_TIMEOUT_S:.0f} s")
+        await _until_imported(graph, process, changed, console)
     finally:
         process.kill()
         await asyncio.wait([running])
@@ -57,3 +47,17 @@ async def read_outline(
     if isinstance(process.report, Failed):
         raise (WrongUsage if process.report.is_usage else ConfigError)(process.report.reason)
     raise ConfigError(f"importing {graph} ended the process that did it: {process.how_it_ended}")
+
+
+async def _until_imported(graph: str, process: WorkerProcess, changed: asyncio.Event, console: Console) -> None:
+    """Wait until the process has told what the graph is, has failed or has ended. Raises `ConfigError` in time."""
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+    while not (process.ended.is_set() or isinstance(process.report, Outline | Failed)):
+        changed.clear()
+        try:
+            async with asyncio.timeout(PROGRESS_S):
+                await changed.wait()
+        except TimeoutError:
+            console.say(f"still importing {graph}")
+        if asyncio.get_running_loop().time() > deadline:
+            raise ConfigError(f"{graph} was not imported within {START_TIMEOUT_S:.0f} s")

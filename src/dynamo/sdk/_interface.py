@@ -18,7 +18,7 @@ from typing import TypeVar, overload
 from dynamo._core.address import check_name
 from dynamo._core.errors import InvalidArgument
 from dynamo._core.stability import stable
-from dynamo.sdk._endpoints import DynamoTransport, EndpointSpec, collect_endpoints
+from dynamo.sdk._endpoints import DynamoTransport, EndpointSpec, collect_endpoints, marked
 
 _MARK = "__dynamo_abstract_endpoint__"
 
@@ -55,7 +55,6 @@ def abstract_endpoint(name: Method | str | None = None) -> Method | Callable[[Me
 
     Without a name it is the method's. Raises TypeError for what is no method, or a name that is none.
     """
-
     if isinstance(name, str):
         try:
             check_name("endpoint name", name)
@@ -63,13 +62,7 @@ def abstract_endpoint(name: Method | str | None = None) -> Method | Callable[[Me
             raise TypeError(f"abstract_endpoint(): {error.message}") from error
 
     def mark(function: Method) -> Method:
-        if not callable(function):
-            raise TypeError(f"an abstract endpoint must be a method, got {type(function).__name__}")
-        try:
-            setattr(function, _MARK, _Mark(name if isinstance(name, str) else None))
-        except AttributeError:  # a built-in function, or a bound method
-            raise TypeError(f"an abstract endpoint must be a method, got {function!r}") from None
-        return function
+        return marked(function, "an abstract endpoint", _MARK, _Mark(name if isinstance(name, str) else None))
 
     if name is None or isinstance(name, str):
         return mark

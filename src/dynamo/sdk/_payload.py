@@ -44,6 +44,7 @@ import msgspec
 from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
+from dynamo._core.shown import one_line
 from dynamo.runtime import Annotated as AnnotatedItem
 
 #: Makes the wanted type of a value, or raises `Misfit`.
@@ -86,7 +87,7 @@ def reader_of(wanted: object) -> Reader | None:
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         if any(_is_for_msgspec(part) for part in _parts(wanted)):
             return _msgspec_reader(wanted)
-        reason = _one_line(error.message, _PROBLEM_CHARS_MAX)
+        reason = one_line(error.message, _PROBLEM_CHARS_MAX)
         advice = "use a pydantic model, a dataclass, a TypedDict or dict"
         raise TypeError(f"{show(wanted)} cannot be made of JSON; {advice} ({reason})") from error
     may_be_text = not _is_structured(wanted)
@@ -126,7 +127,7 @@ def _msgspec_reader(wanted: object) -> Reader:
                 return decoder.decode(value)
             return msgspec.convert(value, wanted, dec_hook=_validated)
         except msgspec.DecodeError as error:
-            raise Misfit(f"no {show(wanted)}: {_one_line(error, _PROBLEM_CHARS_MAX)}") from None
+            raise Misfit(f"no {show(wanted)}: {one_line(error, _PROBLEM_CHARS_MAX)}") from None
 
     return read
 
@@ -211,10 +212,10 @@ def _explained(error: ValidationError, value: object, wanted: object) -> str:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = problems[0]
     if not first["loc"] and type(value) is not str:
-        shown = _one_line(value, _VALUE_CHARS_MAX)
-        return f"{shown} is no {show(wanted)}: {_one_line(first['msg'], _PROBLEM_CHARS_MAX)}"
+        shown = one_line(value, _VALUE_CHARS_MAX)
+        return f"{shown} is no {show(wanted)}: {one_line(first['msg'], _PROBLEM_CHARS_MAX)}"
     count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} for {show(wanted)}"
-    told = [_one_line(_located(problem), _PROBLEM_CHARS_MAX) for problem in problems[:_PROBLEMS_TOLD_MAX]]
+    told = [one_line(_located(problem), _PROBLEM_CHARS_MAX) for problem in problems[:_PROBLEMS_TOLD_MAX]]
     more = [f"and {len(problems) - len(told)} more"] if len(problems) > len(told) else []
     return f"{count}: {'; '.join([*told, *more])}"
 
@@ -222,8 +223,3 @@ def _explained(error: ValidationError, value: object, wanted: object) -> str:
 def _located(problem: Mapping[str, Any]) -> str:
     where = ".".join(map(str, problem["loc"]))
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
-
-
-def _one_line(value: object, chars_max: int) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= chars_max else text[:chars_max] + "..."

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dynamo._core.errors import ConfigError
+from dynamo._core.errors import WrongUsage
 from dynamo._core.loopback import is_loopback
 from dynamo.runtime._listening import fault_of, url_of
 from dynamo.sdk._config import Layer, MergedConfig
@@ -28,10 +28,6 @@ from dynamo.sdk._sections import (
 
 HTTP_HOST = "127.0.0.1"
 HTTP_PORT = 8000
-
-
-class WrongUsage(ConfigError):
-    """The command line asks for something that is not there, or not allowed."""
 
 
 @dataclass(frozen=True, slots=True)

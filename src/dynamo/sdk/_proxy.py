@@ -12,7 +12,7 @@ from dynamo._core.context import Context
 from dynamo.runtime import Client, DistributedRuntime
 from dynamo.sdk._call import Call, Callee
 from dynamo.sdk._context import request_context
-from dynamo.sdk._handler import CONTEXT_NAMES, answer_reader, takes_context
+from dynamo.sdk._handler import CONTEXT_NAMES, answer_reader, positional_of, takes_context
 from dynamo.sdk._status import START_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def _by_alias(endpoints: Sequence[EndpointSpec]) -> dict[str, EndpointSpec]:
 
 def _parameters(spec: EndpointSpec) -> tuple[str, ...]:
     """The names of what the endpoint takes: its request, if any, and the context, if it takes that, too."""
-    parameters = list(inspect.signature(spec.function).parameters.values())[1:]
-    positional = [one for one in parameters if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)]
+    positional = positional_of(list(inspect.signature(spec.function).parameters.values())[1:])
     return tuple(one.name for one in positional[: 2 if takes_context(positional) else 1])
 
 

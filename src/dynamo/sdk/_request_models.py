@@ -40,7 +40,15 @@ def request_parameter(function: Callable[..., object]) -> inspect.Parameter | No
     return parameters[0] if parameters and parameters[0].kind in positional else None
 
 
-def missing_fields(sent: type[BaseModel], wanted: type[BaseModel]) -> list[str]:
+def misfit(sent: type[BaseModel] | None, wanted: type[BaseModel] | None) -> str | None:
+    """Say what is wanted and which field of it surely lacks in what is sent; None if nothing is certain."""
+    missing = _missing_fields(sent, wanted) if sent is not None and wanted is not None else []
+    if sent is None or wanted is None or not missing:
+        return None
+    return f"{wanted.__name__}, whose field {missing[0]!r} {sent.__name__} does not have"
+
+
+def _missing_fields(sent: type[BaseModel], wanted: type[BaseModel]) -> list[str]:
     """Return the fields that `wanted` needs and an instance of `sent`, once it is dumped, surely does not have."""
     if issubclass(sent, wanted) or _writes_its_own_way(sent) or _reads_its_own_way(wanted):
         return []

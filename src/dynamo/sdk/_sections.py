@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 ENVIRONMENT_VARIABLE = "DYNAMO_SERVICE_CONFIG"
 SERVICE_ARGS = "ServiceArgs"
 COMMON = "Common"
 COMMON_CONFIGS = "common-configs"
+
+#: A whole number as text; Python reads none that is longer.
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Section = dict[str, Json]
@@ -44,6 +48,11 @@ def values_of(config: Mapping[str, Section], name: str) -> dict[str, tuple[KeyPa
     taken = [key for key in common if key in wanted and key not in section] if isinstance(wanted, list) else []
     values: dict[str, tuple[KeyPath, Json]] = {key: ((COMMON, key), common[key]) for key in taken}
     return values | {key: ((name, key), value) for key, value in section.items() if is_value(key)}
+
+
+def parameter_name(key: str) -> str:
+    """Return the name of the constructor's parameter that a key is for."""
+    return key.replace("-", "_")
 
 
 def is_value(key: str) -> bool:

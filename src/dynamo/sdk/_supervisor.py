@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.exit_status import FAILED, INTERRUPTED, OK
 from dynamo.sdk._console import Console
 from dynamo.sdk._end_signals import on_end_signals
 from dynamo.sdk._generation import Generation, counted
@@ -26,8 +27,6 @@ from dynamo.sdk._sockets import Sockets
 #: So many generations of workers that were replaced may still end their last requests when the next one starts.
 RETIRING_MAX = 2
 _FILES_SHOWN_MAX = 3
-
-OK, FAILED, INTERRUPTED = 0, 1, 130
 
 T = TypeVar("T")
 

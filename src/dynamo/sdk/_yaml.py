@@ -55,6 +55,8 @@ def read_text(source: str, text: str) -> tuple[Section, Lines]:
         node = loader.get_single_node()
         lines = {} if node is None else _lines(source, node)
         config = None if node is None else loader.construct_document(node)
+    except ConfigError:  # which is a ValueError, too
+        raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{source}{line}: this is not YAML: {_said(error)}") from error
@@ -107,14 +109,7 @@ def _lines(source: str, root: yaml.Node) -> dict[KeyPath, int]:
             raise ConfigError(f"{source}:{line}: an alias refers to itself, or to too much")
         if len(path) > DEPTH_MAX:
             raise ConfigError(too_deep(f"{source}:{line}"))
-        if node.tag not in _JSON_TAGS:
-            kind = "tag" if node.tag.startswith("!") else node.tag.removeprefix("tag:yaml.org,2002:")
-            raise ConfigError(f"{source}:{line}: this is read as a {kind}; write it in quotes")
-        if node.tag in _NUMBER_TAGS and _OTHER_BASES.fullmatch(node.value):
-            raise ConfigError(
-                f"{source}:{line}: {shown(path[-1] if path else '', node.value)} is read as a number in base "
-                f"{60 if ':' in node.value else 8}; write it in quotes, or as another number"
-            )
+        _check_kind(f"{source}:{line}", path[-1] if path else "", node)
         if isinstance(node, yaml.SequenceNode):
             stack += [((*path, str(index)), item) for index, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
@@ -126,6 +121,18 @@ def _lines(source: str, root: yaml.Node) -> dict[KeyPath, int]:
                     lines.setdefault((*path, key.value), key.start_mark.line + 1)
                     stack.append(((*path, key.value), value))
     return lines
+
+
+def _check_kind(where: str, key: str, node: yaml.Node) -> None:
+    """Raise `ConfigError` for a value that JSON has no word for, or a number that nobody means."""
+    if node.tag not in _JSON_TAGS:
+        kind = "tag" if node.tag.startswith("!") else node.tag.removeprefix("tag:yaml.org,2002:")
+        raise ConfigError(f"{where}: this is read as a {kind}; write it in quotes")
+    if node.tag in _NUMBER_TAGS and _OTHER_BASES.fullmatch(node.value):
+        raise ConfigError(
+            f"{where}: {shown(key, node.value)} is read as a number in base {60 if ':' in node.value else 8}; "
+            "write it in quotes, or as another number"
+        )
 
 
 def _entries(source: str, mapping: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:

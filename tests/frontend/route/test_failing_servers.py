@@ -171,7 +171,7 @@ async def test_a_server_that_answers_nothing_at_all_any_more_loses_the_requests_
     async with (
         fake_server(lambda exchange: exchange.closed()) as one,
         fake_server(says("two")) as two,
-        routing(one.url, two.url, check_timeout_s=0.1) as route,
+        routing(one.url, two.url, check_timeout_s=0.5) as route,
     ):
         asking = asyncio.create_task(route.post(CHAT))
         await eventually(lambda: bool(one.seen) or asking.done())
@@ -190,7 +190,7 @@ async def test_a_server_without_a_list_of_models_is_no_worse_for_it() -> None:
             assert (await route.post(CHAT)).json() == {"text": "ok"}
 
 
-async def test_what_is_no_http_is_a_loss() -> None:
+async def test_what_is_no_http_is_a_loss_and_told_in_one_line() -> None:
     async def garbage(exchange: Exchange) -> None:
         await exchange.raw(b"SSH-2.0-OpenSSH_9.6\r\n")
         exchange.abort()
@@ -198,7 +198,9 @@ async def test_what_is_no_http_is_a_loss() -> None:
     async with fake_server(garbage) as one, routing(one.url) as route:
         answer = await route.post(CHAT)
         assert answer.status_code == 503
-        assert one.url in answer.json()["error"]["message"]
+        message = answer.json()["error"]["message"]
+        assert f"{one.url} answers what is no HTTP" in message
+        assert "\n" not in message
 
 
 async def test_a_refusal_that_is_lost_on_its_way_is_none() -> None:

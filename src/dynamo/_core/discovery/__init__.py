@@ -27,6 +27,7 @@ __all__ = [
     "Put",
     "Synced",
     "default_url",
+    "discovery_setting",
     "discovery_url_from_env",
     "open_discovery",
 ]
@@ -35,6 +36,8 @@ _IMPLEMENTATIONS = {
     "memory": "dynamo._core.discovery.memory:MemoryDiscovery",
     "file": "dynamo._core.discovery.file:FileDiscovery",
 }
+#: The variable that says it, unless an argument does.
+SETTING = "DYN_DISCOVERY"
 #: Where etcd is if nobody says.
 ENDPOINTS_DEFAULT = "http://localhost:2379"
 _KNOWN = "there are memory:, file:///some/dir and etcd://host:2379"
@@ -42,21 +45,29 @@ _KNOWN = "there are memory:, file:///some/dir and etcd://host:2379"
 _BACKENDS = {"mem": "memory:", "memory": "memory:", "file": "file:", "etcd": "etcd:"}
 
 
-def open_discovery(url: str) -> Discovery:
-    """Return the discovery that `url` names. `memory:` is a new, empty one each time."""
+def open_discovery(url: str, setting: str = SETTING) -> Discovery:
+    """Return the discovery that `url` names. `memory:` is a new, empty one each time.
+
+    `setting` is what named it, a variable or an argument: an error says what is to be changed. Raises `ConfigError`.
+    """
     scheme, colon, rest = url.partition(":")
     if scheme in ("etcd", "etcds"):
         from dynamo._core.discovery._etcd_url import open_etcd
 
-        return open_etcd(url)
+        return open_etcd(url, setting=setting)
     target = _IMPLEMENTATIONS.get(scheme) if colon else None
     if target is None:
         shown = without_password(url)
-        raise ConfigError(f"DYN_DISCOVERY is {shown!r}, which names no known discovery: {_KNOWN}", url=shown)
-    arguments = _file_arguments(url, rest) if scheme == "file" else _no_arguments(url, rest)
+        raise ConfigError(
+            f"{setting} is {shown!r}, which names no known discovery: {_KNOWN}", url=shown, setting=setting
+        )
     module, _, name = target.partition(":")
     make = cast("Callable[..., Discovery]", getattr(importlib.import_module(module), name))
-    return make(*arguments)
+    if scheme == "file":
+        return make(_directory(url, rest, setting), setting=setting)
+    if rest not in ("", "//"):
+        raise ConfigError(f"{setting} is {url!r}; write memory: and nothing after it", url=url, setting=setting)
+    return make()
 
 
 def discovery_url_from_env(environ: Mapping[str, str], *, make_directory: bool = True) -> str:
@@ -65,7 +76,7 @@ def discovery_url_from_env(environ: Mapping[str, str], *, make_directory: bool =
     `DYN_DISCOVERY` decides. Without it the older `DYN_DISCOVERY_BACKEND` (`file`, `mem`, `etcd`),
     `DYN_FILE_KV` (the directory) and `ETCD_ENDPOINTS` are understood.
     """
-    if url := environ.get("DYN_DISCOVERY"):
+    if url := environ.get(SETTING):
         return url
     directory = environ.get("DYN_FILE_KV")
     endpoints = environ.get("ETCD_ENDPOINTS")
@@ -83,6 +94,15 @@ def discovery_url_from_env(environ: Mapping[str, str], *, make_directory: bool =
             _file_url(os.path.abspath(directory)) if directory else default_url(environ, make_directory=make_directory)
         )
     return _BACKENDS[backend]
+
+
+def discovery_setting(environ: Mapping[str, str]) -> str:
+    """Return which variable says where discovery is; `DYN_DISCOVERY`, which could, if none does."""
+    older = environ.get("DYN_DISCOVERY_BACKEND")
+    is_etcd = older == "etcd" or not (older or environ.get("DYN_FILE_KV"))
+    if environ.get(SETTING) or not is_etcd:
+        return SETTING
+    return "ETCD_ENDPOINTS" if environ.get("ETCD_ENDPOINTS") else "DYN_DISCOVERY_BACKEND" if older else SETTING
 
 
 def default_url(environ: Mapping[str, str] = os.environ, *, make_directory: bool = True) -> str:
@@ -117,17 +137,12 @@ def _file_url(directory: str) -> str:
     return f"file://{quote(directory)}"
 
 
-def _file_arguments(url: str, rest: str) -> list[str]:
+def _directory(url: str, rest: str, setting: str) -> str:
     directory = unquote(rest.removeprefix("//"))
     if not rest.startswith("//") or not directory.startswith("/") or "\0" in directory:
         raise ConfigError(
-            f"DYN_DISCOVERY is {url!r}; a directory of this host is meant: file:///some/dir, with three slashes",
+            f"{setting} is {url!r}; a directory of this host is meant: file:///some/dir, with three slashes",
             url=url,
+            setting=setting,
         )
-    return [directory]
-
-
-def _no_arguments(url: str, rest: str) -> list[str]:
-    if rest not in ("", "//"):
-        raise ConfigError(f"DYN_DISCOVERY is {url!r}; write memory: and nothing after it", url=url)
-    return []
+    return directory

@@ -118,6 +118,6 @@ def refuses_us(text: str) -> ConfigError:
     """What etcd says if it knows us not, or does not let us."""
     return ConfigError(
         f"etcd refuses us ({text}): check ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or the user and the password in "
-        "DYN_DISCOVERY, and what the user's roles allow",
+        "its URL, and what the user's roles allow",
         setting="ETCD_AUTH",
     )

@@ -20,7 +20,6 @@ import random as random_module
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TypeVar
@@ -34,6 +33,7 @@ from dynamo._core._tls_failure import told
 from dynamo._core.discovery._etcd_answers import MemberIsDown, TokenIsOver, decoded, refusal
 from dynamo._core.errors import CannotConnect, DynamoError
 from dynamo._core.limits import ETCD_CALLS_MAX, ETCD_REPLY_BYTES_MAX
+from dynamo._core.watched_socket import watched_socket
 
 #: How long the members have together, to begin to answer.
 CALL_TIMEOUT_S = 1.8
@@ -74,10 +74,12 @@ class Gateway:
         members: Sequence[str],
         random: random_module.Random,
         *,
-        credentials: Credentials | None = None,
-        tls: ssl.SSLContext | None = None,
+        credentials: Credentials | None,
+        tls: ssl.SSLContext | None,
+        setting: str,
     ) -> None:
         self._members = list(members)
+        self._setting = setting
         self._credentials = credentials
         self._tls = tls
         self._turns = asyncio.Semaphore(ETCD_CALLS_MAX)
@@ -120,8 +122,8 @@ class Gateway:
                     self._leave(member)
         # Not from the problem: its traceback is a page of another library's, and what it says is said here.
         raise CannotConnect(
-            f"no member of the etcd that DYN_DISCOVERY names answers ({self.names}): {_told(problem)}",
-            setting="DYN_DISCOVERY",
+            f"no member of the etcd that {self._setting} names answers ({self.names}): {_told(problem)}",
+            setting=self._setting,
         )
 
     async def follow(self, path: str, body: Body, reply: type[T]) -> AsyncGenerator[T, None]:
@@ -222,7 +224,7 @@ class Gateway:
         if self._session is None:
             # Not limited here: calls take turns, and watches are counted where they begin.
             connector = aiohttp.TCPConnector(
-                limit=0, ssl=self._tls or True, socket_factory=_watched_socket, resolver=_Resolver()
+                limit=0, ssl=self._tls or True, socket_factory=watched_socket, resolver=_Resolver()
             )
             # Never through a proxy of the environment's: etcd is a neighbour.
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False, read_bufsize=1 << 20)
@@ -288,15 +290,3 @@ def _told(error: Exception | None) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it closed the connection; it may want TLS, which is etcds://"
     return str(error) or type(error).__name__
-
-
-def _watched_socket(info: tuple[object, ...]) -> socket.socket:
-    """A socket that notices within seconds that the host at its other end is gone."""
-    family, kind, protocol = info[:3]
-    made = socket.socket(family, kind, protocol)  # type: ignore[arg-type]
-    with suppress(OSError):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 3000)):
-            if hasattr(socket, name):
-                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made

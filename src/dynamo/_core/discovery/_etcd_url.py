@@ -31,29 +31,39 @@ _SCHEMES = {"etcd": "http", "etcds": "https"}
 _TLS = TlsVariables("etcd", "ETCD_AUTH_CA", "ETCD_AUTH_CLIENT_CERT", "ETCD_AUTH_CLIENT_KEY")
 
 
-def open_etcd(url: str, environ: Mapping[str, str] = os.environ) -> Discovery:
-    """Return the discovery on the etcd that `url` names. Raises `ConfigError`; nothing is connected yet."""
+def open_etcd(url: str, environ: Mapping[str, str] = os.environ, *, setting: str = "DYN_DISCOVERY") -> Discovery:
+    """Return the discovery on the etcd that `url` names, because `setting` says so.
+
+    Raises `ConfigError`; nothing is connected yet.
+    """
     try:
         from dynamo._core.discovery.etcd import EtcdDiscovery
     except ImportError as error:
         raise ConfigError(f"discovery on etcd needs {error.name}: install dynamo-serve[etcd]") from error
     scheme, slashes, rest = url.partition("://")
     if not slashes or scheme not in _SCHEMES:
-        raise _wrong("it has no host")
+        raise _wrong(setting, "it has no host")
     where, _, root = rest.partition("/")
     proof, _, hosts = where.rpartition("@")
     if "@" in root:
-        raise _wrong("a user or a password has / : @ ? or #, which are written as %2F %3A %40 %3F %23 in a URL")
+        raise _wrong(
+            setting, "a user or a password has / : @ ? or #, which are written as %2F %3A %40 %3F %23 in a URL"
+        )
     if "@" in proof or "," in proof:
         raise _wrong(
+            setting,
             "the user and the password stand in it once, before the first host; an @ in a password is %40, and a comma "
-            "is %2C"
+            "is %2C",
         )
-    members = [_member(_SCHEMES[scheme], host.strip()) for host in hosts.split(",")]
+    members = [_member(_SCHEMES[scheme], host.strip(), setting) for host in hosts.split(",")]
     if len(members) > MEMBERS_MAX:
-        raise _wrong(f"it names {len(members)} members; {MEMBERS_MAX} are the most")
+        raise _wrong(setting, f"it names {len(members)} members; {MEMBERS_MAX} are the most")
     return EtcdDiscovery(
-        members, credentials=_credentials(proof, environ), tls=_tls(scheme, environ), root=_root(unquote(root))
+        members,
+        credentials=_credentials(proof, environ),
+        tls=_tls(scheme, environ, setting),
+        root=_root(unquote(root), setting),
+        setting=setting,
     )
 
 
@@ -80,21 +90,23 @@ def _is_plain(part: SplitResult) -> bool:
     return part.scheme in ("http", "https") and bool(part.hostname) and part.port != 0 and not has_more
 
 
-def _member(scheme: str, host: str) -> str:
+def _member(scheme: str, host: str, setting: str) -> str:
     try:
         parts = urlsplit(f"{scheme}://{host}")
         name, port, is_plain = parts.hostname, PORT if parts.port is None else parts.port, _is_plain(parts)
     except ValueError:
         name, port, is_plain = None, PORT, False
     if not name or not is_plain:
-        raise _wrong(f"{without_password(host)!r} is no host, or has no port from 1 to 65535 after it")
+        raise _wrong(setting, f"{without_password(host)!r} is no host, or has no port from 1 to 65535 after it")
     return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
-def _root(root: str) -> str:
+def _root(root: str, setting: str) -> str:
     root = root.strip("/")
     if len(root) > ETCD_ROOT_CHARS_MAX or not (root.isprintable() and root.isascii()):
-        raise _wrong(f"what stands after / is where our keys begin: at most {ETCD_ROOT_CHARS_MAX} printable characters")
+        raise _wrong(
+            setting, f"what stands after / is where our keys begin: at most {ETCD_ROOT_CHARS_MAX} printable characters"
+        )
     return f"{root}/" if root else ""
 
 
@@ -110,18 +122,20 @@ def _credentials(proof: str, environ: Mapping[str, str]) -> Credentials | None:
     return Credentials(user, password) if user else None
 
 
-def _tls(scheme: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
+def _tls(scheme: str, environ: Mapping[str, str], setting: str) -> ssl.SSLContext | None:
     if scheme == "etcds":
         return _TLS.context(environ)
     _TLS.refuse_without_tls(
         environ,
-        "DYN_DISCOVERY begins with etcd://, which is without TLS: write etcds:// (or https:// in ETCD_ENDPOINTS)",
+        "ETCD_ENDPOINTS has http://, which is without TLS: write https://"
+        if setting == "ETCD_ENDPOINTS"
+        else f"{setting} begins with etcd://, which is without TLS: write etcds://",
     )
     return None
 
 
-def _wrong(why: str) -> ConfigError:
+def _wrong(setting: str, why: str) -> ConfigError:
     return ConfigError(
-        f"DYN_DISCOVERY is not the URL of an etcd: {why}; write etcd://host:2379, several hosts separated by commas",
-        setting="DYN_DISCOVERY",
+        f"{setting} is not the URL of an etcd: {why}; write etcd://host:2379, several hosts separated by commas",
+        setting=setting,
     )

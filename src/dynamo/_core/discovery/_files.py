@@ -76,21 +76,24 @@ class Loaded(NamedTuple):
     stamp: Stamp | None = None
 
 
-def make_private_directory(path: str) -> None:
-    """Make the directory, for this user alone; refuse one that others could write to."""
+def make_private_directory(path: str, setting: str = "DYN_DISCOVERY") -> None:
+    """Make the directory, for this user alone; refuse one that others could write to: `setting` can name another."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         found = os.stat(path)
     except OSError as error:
-        raise ConfigError(f"cannot use {path} for discovery: {error.strerror}; set DYN_DISCOVERY", path=path) from error
+        raise ConfigError(
+            f"cannot use {path} for discovery: {error.strerror}; set {setting} to file:// and another directory",
+            path=path,
+        ) from error
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"{path} is not a directory; set DYN_DISCOVERY to file:// and a directory", path=path)
+        raise ConfigError(f"{path} is not a directory; set {setting} to file:// and a directory", path=path)
     if found.st_uid != os.geteuid():
         raise ConfigError(
             f"{path} belongs to user {found.st_uid}, not to you (user {os.geteuid()}), who could forge what is in it; "
-            "set DYN_DISCOVERY to file:// and a directory of your own",
+            f"set {setting} to file:// and a directory of your own",
             path=path,
         )
     if found.st_mode & 0o022:
@@ -100,15 +103,16 @@ def make_private_directory(path: str) -> None:
 class Files:
     """One directory of leases. A caller holds the mutex while it changes anything."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, setting: str = "DYN_DISCOVERY") -> None:
         self.directory = directory
+        self._setting = setting
         self._decoder = msgspec.msgpack.Decoder(_Snapshot)
         self._warned: set[str] = set()
 
     def prepare(self) -> None:
         """Make the directory if it is not there; raise `ConfigError` if it cannot be used."""
-        make_private_directory(self.directory)
-        make_private_directory(self._path(WORK))
+        make_private_directory(self.directory, self._setting)
+        make_private_directory(self._path(WORK), self._setting)
 
     def identity(self) -> tuple[int, int] | None:
         """Tell this directory from one that took its place; None if there is none."""
@@ -236,9 +240,9 @@ class Files:
         """Return an error for people: what could not be done, and what to do."""
         said = f"cannot write to {self.directory}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE):
-            return Overloaded(f"{said}; free some, or set DYN_DISCOVERY to another directory", path=self.directory)
+            return Overloaded(f"{said}; free some, or set {self._setting} to another directory", path=self.directory)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return ConfigError(f"{said}; set DYN_DISCOVERY to a directory of your own", path=self.directory)
+            return ConfigError(f"{said}; set {self._setting} to a directory of your own", path=self.directory)
         return DynamoError(f"{said}; is something else at work in it?", path=self.directory)
 
     def warn(self, message: str) -> None:

@@ -43,7 +43,8 @@ class EtcdDiscovery:
     """Finds the processes that use the same etcd. Belongs to one event loop.
 
     `members` are the URLs of etcd's members, and `root` is what all keys begin with. After an outage deletions are
-    held back for `hold_s`, in which those who live can put their keys again.
+    held back for `hold_s`, in which those who live can put their keys again. An error that is about `members` names
+    `setting`.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class EtcdDiscovery:
         root: str = "",
         hold_s: float = LEASE_TTL_S,
         random: random_module.Random | None = None,
+        setting: str = "DYN_DISCOVERY",
     ) -> None:
         self._random = random or random_module.SystemRandom()
-        self._gateway = Gateway(members, self._random, credentials=credentials, tls=tls)
+        self._gateway = Gateway(members, self._random, credentials=credentials, tls=tls, setting=setting)
         self._space = KeySpace(root)
         self._hold_s = hold_s
         #: Degraded while etcd cannot be reached, or refuses us.

@@ -48,7 +48,8 @@ class FileDiscovery:
     """Finds the processes that use the same directory on this host. Belongs to one event loop.
 
     `use_inotify=False` is for file systems that do not report changes, such as folders shared with a
-    virtual machine: it looks for them several times a second instead.
+    virtual machine: it looks for them several times a second instead. An error that is about the directory
+    names `setting`.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class FileDiscovery:
         random: random_module.Random | None = None,
         use_inotify: bool = True,
         mutex_timeout_s: float = MUTEX_TIMEOUT_S,
+        setting: str = "DYN_DISCOVERY",
     ) -> None:
         self._random = random or random_module.SystemRandom()
-        self._files = Files(os.path.abspath(directory))
+        self._files = Files(os.path.abspath(directory), setting)
         self._watches = Watches()
         #: Degraded while the directory cannot be read.
         self.status = DiscoveryStatus()

@@ -22,41 +22,45 @@ __all__ = [
     "open_event_plane",
 ]
 
+#: The variable that says it, unless an argument does.
+SETTING = "DYN_EVENT_PLANE"
 _SCHEMES = {"inproc", "zmq", "nats", "tls"}
 
 
-async def open_event_plane(url: str, discovery: Discovery, environ: Mapping[str, str] = os.environ) -> EventPlane:
+async def open_event_plane(
+    url: str, discovery: Discovery, environ: Mapping[str, str] = os.environ, *, setting: str = SETTING
+) -> EventPlane:
     """Return the plane that `url` names, connected; publishers are in `discovery`, credentials in `environ`.
 
-    Raises `ConfigError` for a URL that we don't know or whose package is missing, and `CannotConnect` if a
-    server does not answer, in less than two seconds.
+    Raises `ConfigError`, about `setting`, for a URL that we don't know or whose package is missing, and
+    `CannotConnect` if a server does not answer, in less than two seconds.
     """
-    check_event_plane_url(url)
+    check_event_plane_url(url, setting)
     scheme = url.partition(":")[0]
     try:
         if scheme == "zmq":
             from dynamo._core.credentials import cluster_token
             from dynamo._core.event_plane.zmq import ZmqEventPlane
 
-            return ZmqEventPlane.from_url(url, discovery, cluster_token(environ))
+            return ZmqEventPlane.from_url(url, discovery, cluster_token(environ), setting=setting)
         if scheme in ("nats", "tls"):
             from dynamo._core.event_plane.nats import NatsEventPlane
 
-            return await NatsEventPlane.connect(url, environ)
+            return await NatsEventPlane.connect(url, environ, setting=setting)
     except ImportError as error:
         package = "pyzmq" if scheme == "zmq" else "dynamo-serve[nats]"
-        raise ConfigError(f"DYN_EVENT_PLANE={without_password(url)!r} needs {error.name}: install {package}") from error
+        raise ConfigError(f"{setting}={without_password(url)!r} needs {error.name}: install {package}") from error
     from dynamo._core.event_plane.inproc import InprocEventPlane
 
     return InprocEventPlane()
 
 
-def check_event_plane_url(url: str) -> None:
-    """Raise `ConfigError` unless `url` names a kind of event plane that there is."""
+def check_event_plane_url(url: str, setting: str = SETTING) -> None:
+    """Raise `ConfigError`, about `setting`, unless `url` names a kind of event plane that there is."""
     scheme, colon, _ = url.partition(":")
     if not colon or scheme not in _SCHEMES:
         raise ConfigError(
-            f"DYN_EVENT_PLANE={without_password(url)!r} names no known event plane; there are inproc:, zmq: and nats://"
+            f"{setting}={without_password(url)!r} names no known event plane; there are inproc:, zmq: and nats://"
         )
 
 
@@ -66,7 +70,7 @@ def event_plane_url_from_env(environ: Mapping[str, str], given: str | None = Non
     `DYN_EVENT_PLANE` says what is not given: a URL, or just `zmq` or `nats`. Where NATS is, `NATS_SERVER` may say,
     and if nothing else is said, that means to use it.
     """
-    url = environ.get("DYN_EVENT_PLANE") or ("nats" if environ.get("NATS_SERVER") else "zmq:")
+    url = environ.get(SETTING) or ("nats" if environ.get("NATS_SERVER") else "zmq:")
     if given is not None:
         url = given
     if url == "nats":

@@ -58,9 +58,9 @@ class ZmqReader:
         discovery: Discovery,
         inbox: Inbox,
         stats: EventStats,
-        keys: CurveKeys | None = None,
+        keys: CurveKeys | None,
         *,
-        watches_handshakes: bool = False,
+        watches_handshakes: bool,
     ) -> None:
         self._inbox = inbox
         self._stats = stats

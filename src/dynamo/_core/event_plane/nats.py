@@ -43,9 +43,11 @@ class NatsEventPlane:
         self._inboxes: dict[Inbox, asyncio.Task[NatsSubscription | None]] = {}
 
     @classmethod
-    async def connect(cls, url: str, environ: Mapping[str, str] = os.environ) -> NatsEventPlane:
-        """Connect to `nats://HOST:PORT`. Raises `CannotConnect` or `ConfigError`, soon."""
-        setting = nats_setting(url, "DYN_EVENT_PLANE", environ)
+    async def connect(
+        cls, url: str, environ: Mapping[str, str] = os.environ, *, setting: str = "DYN_EVENT_PLANE"
+    ) -> NatsEventPlane:
+        """Connect to `nats://HOST:PORT`. Raises `CannotConnect` or `ConfigError`, about `setting`, soon."""
+        setting = nats_setting(url, setting, environ)
         plane = cls(NatsServers.from_url(url, setting, environ))
         await plane._connection.open()
         return plane

@@ -57,15 +57,16 @@ class ZmqEventPlane:
         token: bytes | None = None,
         insecure: bool = False,
         random: random_module.Random | None = None,
+        setting: str = "DYN_EVENT_PLANE",
     ) -> None:
-        _check_host(host, insecure or token is not None)
+        _check_host(host, insecure or token is not None, setting)
         self._discovery = discovery
         self._keys = None if token is None else CurveKeys.from_token(token)
         self._stats = EventStats()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         try:
-            self._socket, address = _bind(self._context, host, port, self._keys)
+            self._socket, address = _bind(self._context, host, port, self._keys, setting)
             self._handshakes = Handshakes(self._context, self._socket, "publishing on the", self._stats)
         except BaseException:
             self._context.destroy(linger=0)
@@ -77,21 +78,23 @@ class ZmqEventPlane:
         self._closed = False
 
     @classmethod
-    def from_url(cls, url: str, discovery: Discovery, token: bytes | None = None) -> ZmqEventPlane:
+    def from_url(
+        cls, url: str, discovery: Discovery, token: bytes | None = None, *, setting: str = "DYN_EVENT_PLANE"
+    ) -> ZmqEventPlane:
         """Read `zmq:`, `zmq://HOST`, `zmq://HOST:PORT`, with `?insecure=1` if any host may connect without a token."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "127.0.0.1", parts.port or 0
         except ValueError as error:
-            raise ConfigError(f"DYN_EVENT_PLANE={without_password(url)!r}: {error}") from error
+            raise ConfigError(f"{setting}={without_password(url)!r}: {error}") from error
         options = parse_qs(parts.query)
         if unknown := set(options) - {"insecure"}:
             raise ConfigError(
-                f"DYN_EVENT_PLANE={without_password(url)!r}: unknown option {min(unknown)!r}; there is insecure"
+                f"{setting}={without_password(url)!r}: unknown option {min(unknown)!r}; there is insecure"
             )
         if parts.path.strip("/") or parts.username:
-            raise ConfigError(f"DYN_EVENT_PLANE={without_password(url)!r}: write zmq:, zmq://HOST or zmq://HOST:PORT")
-        return cls(discovery, host, port, token=token, insecure=options.get("insecure") == ["1"])
+            raise ConfigError(f"{setting}={without_password(url)!r}: write zmq:, zmq://HOST or zmq://HOST:PORT")
+        return cls(discovery, host, port, token=token, insecure=options.get("insecure") == ["1"], setting=setting)
 
     @property
     def publisher_id(self) -> int:
@@ -162,7 +165,7 @@ class ZmqEventPlane:
 
 
 def _bind(
-    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, keys: CurveKeys | None
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, keys: CurveKeys | None, setting: str
 ) -> tuple[zmq.Socket[bytes], str]:
     """Return a PUB socket, and the address at which others reach it."""
     socket = context.socket(zmq.PUB)
@@ -179,20 +182,20 @@ def _bind(
         socket.bind(f"{where}:{port or '*'}")
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise ConfigError(f"DYN_EVENT_PLANE: cannot publish at {host}:{port}: {error}", host=host, port=port) from error
+        raise ConfigError(f"{setting}: cannot publish at {host}:{port}: {error}", host=host, port=port) from error
     endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
     return socket, f"{where}:{endpoint.rpartition(':')[2]}"
 
 
-def _check_host(host: str, insecure: bool) -> None:
+def _check_host(host: str, insecure: bool, setting: str) -> None:
     try:
         unspecified = host != "localhost" and ipaddress.ip_address(host).is_unspecified
     except ValueError as error:
-        raise ConfigError(f"DYN_EVENT_PLANE: {host!r} is not an IP address to publish at") from error
+        raise ConfigError(f"{setting}: {host!r} is not an IP address to publish at") from error
     if unspecified:
-        raise ConfigError(f"DYN_EVENT_PLANE: {host} says not how others reach this host; name one of its addresses")
+        raise ConfigError(f"{setting}: {host} says not how others reach this host; name one of its addresses")
     if not is_loopback(host) and not insecure:
         raise ConfigError(
-            f"DYN_EVENT_PLANE: other hosts could listen at {host}, and there are no credentials; set "
+            f"{setting}: other hosts could listen at {host}, and there are no credentials; set "
             "DYN_CLUSTER_TOKEN, publish at 127.0.0.1, or add ?insecure=1 on a network you trust"
         )

@@ -27,6 +27,7 @@ from dynamo._core.limits import (
 from dynamo._core.request_plane import _stats
 from dynamo._core.request_plane._handshake import Handshake
 from dynamo._core.request_plane._stats import PlaneStats
+from dynamo._core.watched_socket import watch_for_dead_peer
 
 #: A connection looks around once a turn.
 TURN_S = 1.0
@@ -45,7 +46,6 @@ HELLO_TIMEOUT_S = TURN_S * HELLO_TURNS_MAX
 #: A closing connection has so long to deliver what it had to say.
 CLOSE_TIMEOUT_S = 5.0
 
-_USER_TIMEOUT_MS = 3000
 _OVERSIZE = "oversize_frame"
 
 
@@ -171,7 +171,9 @@ class Connection(asyncio.Protocol, ABC):
         # A cast, because uvloop's transports are not subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        watch_for_dead_peer(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            watch_for_dead_peer(sock)
         self.stats.num_connections += 1
         self.stats.num_connections_opened += 1
         if self.lost:  # it was given up while it was made
@@ -305,19 +307,3 @@ async def close_all(connections: Iterable[Connection]) -> None:
         connection.close(Disconnected("the request plane was closed"))
     if closing:
         await asyncio.wait([connection.closed for connection in closing])
-
-
-def watch_for_dead_peer(transport: asyncio.Transport) -> None:
-    """Have the kernel report a peer that vanished without a word, within about three seconds."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 1),
-        ("TCP_KEEPINTVL", 1),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
-    ):
-        if hasattr(socket, name):  # Linux has them all, other systems some
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -13,10 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 
 from dynamo._core.context import Context
-from dynamo._core.errors import Cancelled, DeadlineExceeded, EngineShutdown, InvalidArgument
+from dynamo._core.errors import Cancelled, DeadlineExceeded, EngineShutdown, HandlerError
 from dynamo._core.limits import ITEM_OVERHEAD_BYTES, MESSAGE_BYTES_MAX
 from dynamo._core.request_plane._stream import deadline_exceeded
-from dynamo._core.request_plane.base import CLEANUP_TIMEOUT_S, READER_TIMEOUT_S, Handler
+from dynamo._core.request_plane.base import CLEANUP_TIMEOUT_S, READER_TIMEOUT_S, UNSENDABLE, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +115,11 @@ class Responder(ABC):
             await self._pump(serving.handler(payload, self.context))
         except asyncio.CancelledError:
             self._report(Cancelled("the handler was cancelled"))
-        except (Exception, SystemExit) as error:  # sys.exit in a handler ends its request, not the worker
-            self._report(error)
-        except BaseException as error:
+        except KeyboardInterrupt as error:
             self._report(error)
             raise
+        except BaseException as error:  # sys.exit in a handler ends its request, not the worker
+            self._report(error)
         else:
             if not self.over:
                 self.over = True
@@ -140,7 +140,7 @@ class Responder(ABC):
             async for item in items:
                 size_bytes = len(item)
                 if size_bytes > MESSAGE_BYTES_MAX:
-                    raise InvalidArgument(f"an item of {size_bytes} bytes exceeds the limit of {MESSAGE_BYTES_MAX}")
+                    raise self._too_large(size_bytes)
                 if self._credit_bytes <= 0 or self.blocked():
                     await self._room()
                 if self.over:  # and yet the handler goes on: it has swallowed its cancellation
@@ -159,6 +159,12 @@ class Responder(ABC):
             if aclose is not None:
                 await aclose()
             raise
+
+    def _too_large(self, size_bytes: int) -> HandlerError:
+        """Tell of an item over the limit: the caller's process learns what it was, and this one where."""
+        what = f"an item of {size_bytes} bytes exceeds the limit of {MESSAGE_BYTES_MAX}"
+        logger.error("request %s: %s, so its answer ends here with an error", self.context.request_id, what)
+        return HandlerError(what, type_name="ValueError", code=UNSENDABLE)
 
     async def _room(self) -> None:
         while not self.over and (self._credit_bytes <= 0 or self.blocked()):

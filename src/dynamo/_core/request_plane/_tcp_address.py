@@ -100,17 +100,17 @@ def _log_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def check_host(host: str, insecure: bool, credentials: Credentials) -> None:
-    """Raise `ConfigError` unless it makes sense to listen there, and callers have to prove who they are."""
+def check_host(host: str, insecure: bool, credentials: Credentials, setting: str) -> None:
+    """Raise `ConfigError`, about `setting`, unless it makes sense to listen there and callers prove who they are."""
     try:
         unspecified = host != "localhost" and ipaddress.ip_address(host).is_unspecified
     except ValueError as error:
-        raise ConfigError(f"DYN_REQUEST_PLANE: {host!r} is not an IP address to listen at") from error
+        raise ConfigError(f"{setting}: {host!r} is not an IP address to listen at") from error
     if unspecified:
-        raise ConfigError(f"DYN_REQUEST_PLANE: {host} says not how others reach this host; name one of its addresses")
+        raise ConfigError(f"{setting}: {host} says not how others reach this host; name one of its addresses")
     if not is_loopback(host) and not insecure and not credentials.ask_callers:
         raise ConfigError(
-            f"DYN_REQUEST_PLANE: other hosts could connect to {host}, and there are no credentials; set {TOKEN}, or "
+            f"{setting}: other hosts could connect to {host}, and there are no credentials; set {TOKEN}, or "
             f"{TLS_CERT}, {TLS_KEY} and {TLS_CA}, or listen at 127.0.0.1, or add ?insecure=1 on a network you trust"
         )
 

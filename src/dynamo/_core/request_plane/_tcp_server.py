@@ -73,12 +73,12 @@ class TcpServer:
 
     @classmethod
     async def start(
-        cls, host: str, port: int, *, local: bool, credentials: Credentials, stats: PlaneStats
+        cls, host: str, port: int, *, local: bool, credentials: Credentials, stats: PlaneStats, setting: str
     ) -> TcpServer:
         server = cls(credentials, stats)
         try:
             if not local or port or not is_loopback(host):
-                await server._listen_at(host, port)
+                await server._listen_at(host, port, setting)
             if local:
                 await server._listen_locally()
         except BaseException:
@@ -90,7 +90,7 @@ class TcpServer:
         """Return the serving end for somebody who connects; `address` is his, if it is known by now."""
         return ServerConnection(self, address)
 
-    async def _listen_at(self, host: str, port: int) -> None:
+    async def _listen_at(self, host: str, port: int, setting: str) -> None:
         tls = self.credentials.tls
         if tls is None and not is_loopback(host):
             logger.warning(
@@ -103,13 +103,15 @@ class TcpServer:
             )
         except OSError as error:
             raise ConfigError(
-                f"cannot listen for requests at {host}:{port} ({error.strerror}); set DYN_REQUEST_PLANE=tcp://HOST:PORT"
+                f"cannot listen for requests at {host}:{port} ({error.strerror}); set {setting}=tcp://HOST:PORT"
             ) from error
         self._host_and_port = f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
 
     async def _listen_plainly(self, host: str, port: int) -> tuple[str, int]:
-        server = await asyncio.get_running_loop().create_server(self.connection, host, port, backlog=BACKLOG)
-        self._sockets.append(server)
+        server = await asyncio.get_running_loop().create_server(
+            self.connection, host, port, backlog=BACKLOG, start_serving=False
+        )
+        await self._accept(server)
         bound_host, bound_port = server.sockets[0].getsockname()[:2]
         return bound_host, bound_port
 
@@ -128,12 +130,20 @@ class TcpServer:
         try:
             sock.bind("\0" + name)
             loop = asyncio.get_running_loop()
-            server = await loop.create_unix_server(self.connection, sock=sock, backlog=BACKLOG)
+            server = await loop.create_unix_server(self.connection, sock=sock, backlog=BACKLOG, start_serving=False)
         except BaseException:
             sock.close()
             raise
-        self._sockets.append(server)
+        await self._accept(server)
         self._local_name = name
+
+    async def _accept(self, server: asyncio.Server) -> None:
+        """Begin to accept, as a step of its own: whoever is cancelled in it has what is to be closed.
+
+        A loop that still watches a socket that was closed takes the next one of that number for it, and never looks.
+        """
+        self._sockets.append(server)
+        await server.start_serving()
 
     def add(self, handler: Handler) -> TcpListener:
         self._targets += 1

@@ -24,6 +24,9 @@ CLEANUP_TIMEOUT_S = 5.0
 #: true `is_done` when its only item was handed out: then it is not asked for another one.
 Handler = Callable[[bytes, Context], AsyncIterator[bytes]]
 
+#: The code, among the details of an error, of an item that cannot be sent: its handler's fault, not its caller's.
+UNSENDABLE = "unsendable_item"
+
 #: Where a handler listens. Opaque to everyone but the plane that made it.
 Address = str
 

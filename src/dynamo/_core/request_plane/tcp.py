@@ -45,7 +45,7 @@ class TcpPlane:
 
     `host` and `port` are where handlers listen (port 0: any free one). A host that other machines can
     reach needs `credentials` by which callers prove who they are, or `insecure=True`. `local=False` does without
-    the Unix socket, which exists on Linux only. Raises `ConfigError` for what makes no sense.
+    the Unix socket, which exists on Linux only. Raises `ConfigError`, about `setting`, for what makes no sense.
     """
 
     def __init__(
@@ -56,9 +56,11 @@ class TcpPlane:
         insecure: bool = False,
         local: bool = True,
         credentials: Credentials | None = None,
+        setting: str = "DYN_REQUEST_PLANE",
     ) -> None:
         credentials = credentials or Credentials()
-        check_host(host, insecure, credentials)
+        check_host(host, insecure, credentials, setting)
+        self._setting = setting
         self._host = host
         self._port = port
         self._local = local and sys.platform == "linux"
@@ -73,7 +75,9 @@ class TcpPlane:
         self._closed = False
 
     @classmethod
-    def from_url(cls, url: str, environ: Mapping[str, str] = os.environ) -> TcpPlane:
+    def from_url(
+        cls, url: str, environ: Mapping[str, str] = os.environ, *, setting: str = "DYN_REQUEST_PLANE"
+    ) -> TcpPlane:
         """Read `tcp:`, `tcp://HOST`, `tcp://HOST:PORT`, with `?insecure=1` if any other host may connect.
 
         The credentials are in the environment.
@@ -82,12 +86,12 @@ class TcpPlane:
             parts = urlsplit(url)
             host, port = parts.hostname or "127.0.0.1", parts.port or 0
         except ValueError as error:
-            raise ConfigError(f"DYN_REQUEST_PLANE={url!r}: {error}") from error
+            raise ConfigError(f"{setting}={url!r}: {error}") from error
         options = {"insecure": "0", "local": "1"}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name not in options or value not in ("0", "1"):
                 raise ConfigError(
-                    f"DYN_REQUEST_PLANE={url!r}: unknown option {name}={value}; there are insecure and local, of 0 or 1"
+                    f"{setting}={url!r}: unknown option {name}={value}; there are insecure and local, of 0 or 1"
                 )
             options[name] = value
         return cls(
@@ -96,6 +100,7 @@ class TcpPlane:
             insecure=options["insecure"] == "1",
             local=options["local"] == "1",
             credentials=Credentials.from_environ(environ),
+            setting=setting,
         )
 
     @property
@@ -112,7 +117,12 @@ class TcpPlane:
                 raise closed()
             if self._server is None:
                 self._server = await TcpServer.start(
-                    self._host, self._port, local=self._local, credentials=self._credentials, stats=self._stats
+                    self._host,
+                    self._port,
+                    local=self._local,
+                    credentials=self._credentials,
+                    stats=self._stats,
+                    setting=self._setting,
                 )
             return self._server.add(handler)
 

@@ -7,7 +7,6 @@ over, so it tells of the death of a consumer.
 from __future__ import annotations
 
 import logging
-import random as random_module
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -54,8 +53,8 @@ _encoder = msgspec.msgpack.Encoder()
 class QueueServer:
     """Serves a queue. `handle` is a handler of the request plane."""
 
-    def __init__(self, limits: QueueLimits | None = None, *, random: random_module.Random | None = None) -> None:
-        self._queue = MemoryWorkQueue(limits, random=random)
+    def __init__(self, limits: QueueLimits | None) -> None:
+        self._queue = MemoryWorkQueue(limits)
         self._closed = False
 
     async def handle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:

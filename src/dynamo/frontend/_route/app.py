@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from dynamo._core.errors import NotFound
 from dynamo.frontend._active import ActiveRequests
-from dynamo.frontend._common_routes import CommonRoutes, error_response, no_route
+from dynamo.frontend._common_app import CommonApp, error_response
 from dynamo.frontend._route.attempts import Attempts
 from dynamo.frontend._route.backends import Backend, Backends
 from dynamo.frontend._route.pass_route import PassRoute
@@ -25,8 +21,8 @@ from dynamo.runtime._exposition import Expose
 PASSED_ON = (CHAT, COMPLETIONS, "/tokenize", "/detokenize")
 
 
-class RouteApp:
-    """An ASGI application in front of servers; `active` knows what it is answering."""
+class RouteApp(CommonApp):
+    """Stands in front of servers."""
 
     def __init__(
         self,
@@ -39,30 +35,17 @@ class RouteApp:
         body_size_bytes_max: int,
         expose: Expose,
     ) -> None:
-        self.active = active
+        super().__init__(
+            {
+                path: PassRoute(path, active, router, prompts, attempts, body_size_bytes_max=body_size_bytes_max)
+                for path in PASSED_ON
+            },
+            active,
+            router,
+            expose,
+        )
         self._backends = backends
         self._router = router
-        self._passed_on = {
-            path: PassRoute(path, active, router, prompts, attempts, body_size_bytes_max=body_size_bytes_max)
-            for path in PASSED_ON
-        }
-        common = CommonRoutes(router, expose)
-        self._others = Starlette(
-            routes=[
-                Route("/v1/models", self._list_models),
-                Route("/v1/models/{model:path}", self._show_model),
-                Route("/health", self._health),
-                *common.routes(),
-            ],
-            exception_handlers={HTTPException: no_route},
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._passed_on.get(scope.get("path", ""))
-        if route is not None and scope["type"] == "http":
-            await route(scope, receive, send)
-        else:
-            await self._others(scope, receive, send)
 
     async def _list_models(self, _: Request) -> Response:
         """What the servers list, as they were last asked; each model once."""

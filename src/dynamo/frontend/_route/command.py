@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from dynamo._core.errors import ConfigError, DynamoError, NotFound
+from dynamo._core.exit_status import FAILED, OK, USAGE
 from dynamo.frontend._route.config import RouteConfig, read_config
 from dynamo.frontend._until_shutdown import say, serve_until_shutdown
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._logging import set_up_logging
 from dynamo.runtime._process import failed
-from dynamo.runtime._settings import USAGE
 from dynamo.runtime._signals import ending_on_signals
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     except NotFound as error:
         return failed(error, USAGE)  # the directory of the model
     except DynamoError as error:
-        return failed(error, 1)
-    return 0
+        return failed(error, FAILED)
+    return OK
 
 
 async def run(config: RouteConfig) -> None:

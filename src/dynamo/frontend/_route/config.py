@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError
+from dynamo._core.stability import Tier
+from dynamo.frontend._cors import CORS_ORIGINS, read_origins
 from dynamo.frontend._route.addresses import BackendAddress, read_addresses
 from dynamo.llm._kv_router.config import RouterMode
 from dynamo.llm._model_card import KV_CACHE_BLOCK_SIZE
@@ -50,6 +52,7 @@ class _RouteSettings(Settings):
     drain_s: float = option(30.0, "seconds that running requests get to finish at shutdown", least=0, most=86400)
     http_keep_alive_s: float = option(75.0, "seconds after which an idle connection is closed", least=1, most=86400)
     http_body_limit_mb: float = option(32.0, "largest request body in MiB", least=0.001, most=32)
+    http_cors_origins: str | None = option(None, CORS_ORIGINS, tier=Tier.BETA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class RouteConfig(RouterSettings, _RouteSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.addresses()  # checks them
+        read_origins(self.http_cors_origins)
         if self.router_mode == RouterMode.KV.value:
             self._check_kv()
             return

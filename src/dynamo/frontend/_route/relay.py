@@ -20,6 +20,8 @@ from dynamo.llm._routing import Route
 EVENT_BYTES_MAX = 1 << 20
 EXPLAINED_BYTES_MAX = 64 << 20
 
+#: Which web pages may read an answer is said here, for all servers alike (`_cors.py`).
+_CORS = b"access-control-"
 _EVENT = b"data:"
 _DONE = b"[DONE]"
 _ENDS = (b"\n\n", b"\r\n\r\n")
@@ -52,7 +54,7 @@ async def relay(begun: Begun, reply: Reply, route: Route, decisions: Sequence[ob
     Raises `DynamoError` if it is lost on its way.
     """
     answer = begun.answer
-    headers = [(name, value) for name, value in answer.headers if name != b"x-request-id"]
+    headers = [one for one in answer.headers if one[0] != b"x-request-id" and not one[0].startswith(_CORS)]
     if decisions and not answer.is_stream:
         body = _explained(await begun.read_all(EXPLAINED_BYTES_MAX), decisions)
         headers = [(name, value) for name, value in headers if name != b"content-length"]

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from dynamo.frontend._active import ActiveRequests
+from dynamo.frontend._cors import read_origins
 from dynamo.frontend._route.app import RouteApp
 from dynamo.frontend._route.attempts import Attempts
 from dynamo.frontend._route.backends import Backends
@@ -39,7 +40,12 @@ class RouteServer:
         listener = open_listener(config.http_host, config.http_port, insecure=config.insecure)
         try:
             app = await self._open(runtime)
-            server = DrainingServer(app, listener, keep_alive_s=config.http_keep_alive_s)
+            server = DrainingServer(
+                app,
+                listener,
+                keep_alive_s=config.http_keep_alive_s,
+                cors_origins=read_origins(config.http_cors_origins),
+            )
             await server.start()
         except BaseException:
             listener.close()

@@ -7,9 +7,7 @@ whoever reads slowly makes the server write slowly.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 import aiohttp
 import msgspec
@@ -17,6 +15,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from dynamo._core.errors import CannotConnect, Disconnected, DynamoError, ProtocolError
+from dynamo._core.watched_socket import watched_socket
 
 #: Less than servers keep idle connections: vLLM does for 5 s. One that closes while we send would look like a loss.
 KEEP_ALIVE_S = 2.0
@@ -92,7 +91,7 @@ class Upstream:
     def __init__(self, *, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_watched_socket, ttl_dns_cache=10
+            limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=watched_socket, ttl_dns_cache=10
         )
         # How long answers take is watched where they are passed on; here it is only who takes no connection.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, connect=connect_timeout_s)
@@ -121,7 +120,8 @@ class Upstream:
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
             raise CannotConnect(f"{url} cannot be reached: {self._why(error)}") from error
         except aiohttp.ClientResponseError as error:
-            raise ProtocolError(f"{url} answers what is no HTTP: {error.message}") from error
+            what = " ".join(error.message.split())  # aiohttp draws it in several lines
+            raise ProtocolError(f"{url} answers what is no HTTP: {what}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Disconnected(f"{url} was lost before it answered: {_told(error)}") from error
         return Answer(response, url)
@@ -167,15 +167,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def _watched_socket(info: tuple[object, ...]) -> socket.socket:
-    """A socket that notices within seconds that the host at its other end is gone."""
-    family, kind, protocol = info[:3]
-    made = socket.socket(family, kind, protocol)  # type: ignore[arg-type]  # as the resolver gave them
-    with suppress(OSError):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 3000)):
-            if hasattr(socket, name):
-                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made

@@ -11,7 +11,6 @@ from dynamo.sdk._service import Service, linked_services, service_of
 
 __all__ = ["ComponentType", "DynamoConfig", "LeaseConfig", "LinkedServices"]
 #: The marks of what can carry none.
-#: The marks of what can carry none.
 __stability__: dict[str, Stability] = {"LinkedServices": Stability(Tier.STABLE, "0.1")}
 
 Target = TypeVar("Target")

@@ -1,32 +1,66 @@
-"""The routes that a frontend and `dynamo route` have alike: why requests went where they went, life, metrics."""
+"""The HTTP application that a frontend and `dynamo route` have alike.
+
+The routes that answer requests to a model are called straight from the server. Everything else goes through starlette,
+where a few microseconds do not matter: what models there are, why requests went where they went, life, and metrics.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynamo._core.errors import DynamoError
+from dynamo.frontend._active import ActiveRequests
 from dynamo.frontend._errors import HttpRuleError, body_of, headers_of, status_of
 from dynamo.frontend._explain import Routers, decisions_on, recent_decisions
 from dynamo.runtime._exposition import Expose
 
 
-class CommonRoutes:
-    """Answers what has to do with routers and the process; without `expose` there are no metrics."""
+class CommonApp(ABC):
+    """An ASGI application; `active` knows what it is answering. Without `expose` there are no metrics."""
 
-    def __init__(self, routers: Routers, expose: Expose | None) -> None:
+    def __init__(
+        self, answering: Mapping[str, ASGIApp], active: ActiveRequests, routers: Routers, expose: Expose | None
+    ) -> None:
+        self.active = active
+        self._answering = answering
         self._routers = routers
         self._expose = expose
+        self._others = Starlette(
+            routes=[
+                Route("/v1/models", self._list_models),
+                Route("/v1/models/{model:path}", self._show_model),
+                Route("/v1/explain", self._explain_recent),
+                Route("/v1/explain/{request_id}", self._explain),
+                Route("/health", self._health),
+                Route("/live", self._live),
+                *([] if expose is None else [Route("/metrics", self._metrics)]),
+            ],
+            exception_handlers={HTTPException: no_route},
+        )
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("/v1/explain", self._explain_recent),
-            Route("/v1/explain/{request_id}", self._explain),
-            Route("/live", self._live),
-            *([] if self._expose is None else [Route("/metrics", self._metrics)]),
-        ]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._answering.get(scope.get("path", ""))
+        if route is not None and scope["type"] == "http":
+            await route(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+    @abstractmethod
+    async def _list_models(self, _: Request) -> Response: ...
+
+    @abstractmethod
+    async def _show_model(self, request: Request) -> Response: ...
+
+    @abstractmethod
+    async def _health(self, _: Request) -> Response: ...
 
     async def _explain(self, request: Request) -> Response:
         try:
