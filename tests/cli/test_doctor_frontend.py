@@ -138,6 +138,8 @@ BY_EVENTS = WELL | {"index_following": 1, "index_publishers": 2, "index_refused_
             ["warn: the KV router finds"],
         ),
         (WELL | {"repeated_prompts_total": 10, "repeated_prompts_without_hit_total": 9}, ["ok: requests: 20"]),
+        (WELL | {"expected_hits_total": 10, "expected_hits_missed_total": 10}, ["warn: the KV router expects what"]),
+        (WELL | {"expected_hits_total": 10, "expected_hits_missed_total": 9}, ["ok: requests: 20"]),
     ],
 )
 def test_what_the_counts_of_a_router_mean(counts: dict[str, float], expected: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from dynamo.frontend._router_metrics import router_metrics
 from dynamo.llm import Candidate, KvRouterConfig, RouterMode
 from dynamo.llm._kv_router.cost import Weights, pick, preference, weigh
 from dynamo.llm._kv_router.decision import DECISIONS_MAX, Decisions
-from dynamo.llm._kv_router.load import NO_FACTS, Load, WorkerFacts
+from dynamo.llm._kv_router.load import Load, WorkerFacts
 from dynamo.llm._kv_router.prompt import Prompt
 from dynamo.llm._kv_router.stats import RouterStats
 from dynamo.llm._router_settings import RouterSettings
@@ -50,7 +50,7 @@ def test_every_mode_is_there() -> None:
 
 def test_the_worked_example_is_what_the_router_computes() -> None:
     rows = [[float(cell) for cell in cells] for _, *cells in table("Worker | Cached blocks")]
-    loads = [Load(WorkerKey(number), NO_FACTS) for number in range(len(rows))]
+    loads = [Load(WorkerKey(number), WorkerFacts()) for number in range(len(rows))]
     for load, (_, tokens, held, num_requests, *_) in zip(loads, rows, strict=True):
         load.prefill_tokens, load.decode_blocks, load.num_requests = int(tokens), int(held), int(num_requests)
     prompt, weights = Prompt(NUM_TOKENS, BLOCK_SIZE, []), Weights.of(KvRouterConfig())
@@ -60,7 +60,7 @@ def test_the_worked_example_is_what_the_router_computes() -> None:
     ]
     assert pick(terms.costs, terms.num_requests, 0.0, random.Random(1)) == 1
     assert "B is taken" in PAGE
-    [idle] = weigh(prompt, [Load(WorkerKey(0), NO_FACTS)], [6], {}, weights).costs
+    [idle] = weigh(prompt, [Load(WorkerKey(0), WorkerFacts())], [6], {}, weights).costs
     assert f"were idle it would cost {idle:g}." in " ".join(PAGE.split())
 
 

@@ -55,11 +55,13 @@ def decision_in(answer: httpx.Response) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def mocked(model: Path, *, workers: int = 2, kv_events: bool = True, **settings: object) -> AsyncIterator[Mocked]:
+async def mocked(
+    model: Path, *, workers: int = 2, kv_events: bool = True, prefix_caching: bool = True, **settings: object
+) -> AsyncIterator[Mocked]:
     """A frontend with these settings, which knows all of its workers."""
     async with AsyncExitStack() as stack:
         host = Host()
-        instance_ids = [await _worker(stack, host, model, kv_events) for _ in range(workers)]
+        instance_ids = [await _worker(stack, host, model, kv_events, prefix_caching) for _ in range(workers)]
         runtime = await stack.enter_async_context(host.process())
         server = FrontendServer(FrontendConfig(http_port=0, drain_s=0.0, **settings))  # type: ignore[arg-type]
         url = await server.start(runtime)
@@ -72,11 +74,15 @@ async def mocked(model: Path, *, workers: int = 2, kv_events: bool = True, **set
         yield scene
 
 
-async def _worker(stack: AsyncExitStack, host: Host, model: Path, kv_events: bool) -> int:
+async def _worker(stack: AsyncExitStack, host: Host, model: Path, kv_events: bool, prefix_caching: bool) -> int:
     runtime = await stack.enter_async_context(host.process())
     endpoint = runtime.endpoint("test.worker.generate")
     config = MockerConfig(
-        block_size=BLOCK_SIZE, num_gpu_blocks=1024, max_context_length=CONTEXT_LENGTH, speedup_ratio=0
+        block_size=BLOCK_SIZE,
+        num_gpu_blocks=1024,
+        max_context_length=CONTEXT_LENGTH,
+        speedup_ratio=0,
+        enable_prefix_caching=prefix_caching,
     )
     sinks = kv_publishers(endpoint, config) if kv_events else []
     engine = await start_mocker(model, config, context_length=CONTEXT_LENGTH, kv_event_sinks=sinks)

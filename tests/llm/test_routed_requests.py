@@ -58,6 +58,7 @@ class NotedRoute:
         self.chosen: list[int] = []
         self.num_answers = 0
         self.tokens: list[int] = []
+        self.cached: list[int] = []
         self.num_closed = 0
 
     def choose(self, ids: list[int]) -> int:
@@ -70,6 +71,9 @@ class NotedRoute:
 
     def note_tokens(self, num_tokens: int) -> None:
         self.tokens.append(num_tokens)
+
+    def note_cached(self, num_tokens: int) -> None:
+        self.cached.append(num_tokens)
 
     def close(self) -> None:
         self.num_closed += 1

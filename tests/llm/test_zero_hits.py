@@ -31,6 +31,10 @@ class Counting(NotedRouter):
         self.stats.repeated_prompts += times
         self.stats.repeated_prompts_without_hit += times - hits
 
+    def expect(self, times: int, hits: int) -> None:
+        self.stats.expected_hits += times
+        self.stats.expected_hits_missed += times - hits
+
 
 def test_prompts_that_repeat_without_any_hit_are_a_warning_for_as_long_as_it_is_so(
     caplog: pytest.LogCaptureFixture,
@@ -56,6 +60,18 @@ def test_the_warning_says_over_which_time_it_was_counted() -> None:
 def test_one_hit_is_enough() -> None:
     router, watch = Counting(), ZeroHits()
     router.repeat(1000, hits=1)
+    watch.look({"m": router})
+    assert watch.warnings == []
+
+
+def test_what_is_expected_to_be_cached_and_never_is_there_is_a_warning_too() -> None:
+    router, watch = Counting(), ZeroHits()
+    router.repeat(REPEATS_MIN, hits=REPEATS_MIN)
+    router.expect(REPEATS_MIN, hits=0)
+    watch.look({"m": router})
+    (warning,) = watch.warnings
+    assert "expects what is not there for the model 'm'" in warning
+    router.expect(1000, hits=1)
     watch.look({"m": router})
     assert watch.warnings == []
 

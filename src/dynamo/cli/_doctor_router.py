@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from dynamo.cli._doctor_finding import Finding, fail, ok, warn
 from dynamo.cli._doctor_http import get
-from dynamo.llm._zero_hits import warning_of
+from dynamo.llm._zero_hits import Hits, warning_of
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 PREFIX = "dynamo_frontend_router_"
 
@@ -44,27 +48,32 @@ async def _warnings_of(url: str) -> list[str]:
 
 def read_counts(text: str) -> dict[str, Counts]:
     """Return what the routers have counted, by model. What is no metric of a router is left out."""
-    from prometheus_client.parser import text_string_to_metric_families
-
     counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     try:
-        for family in text_string_to_metric_families(text):
-            if family.name.startswith(PREFIX) and family.type in ("counter", "gauge"):
-                for sample in family.samples:
-                    if (model := sample.labels.get("model")) is not None:
-                        counts[model][sample.name.removeprefix(PREFIX)] += sample.value
+        for sample in _samples(text):
+            if (model := sample.labels.get("model")) is not None:
+                counts[model][sample.name.removeprefix(PREFIX)] += sample.value
     except (ValueError, KeyError, IndexError):
         return {}
     return {model: dict(values) for model, values in counts.items() if "decisions_total" in values}
 
 
+def _samples(text: str) -> Iterator[Sample]:
+    """Yield the numbers of the routers' metrics, without histograms."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith(PREFIX) and family.type in ("counter", "gauge"):
+            yield from family.samples
+
+
 def judge(model: str, counts: Counts, warnings: Sequence[str] = ()) -> Iterator[Finding]:
     """Say what the counts of one model's router mean; `warnings` are the frontend's own, of all its models."""
     check = f"router {model}"
-    repeats, misses = (int(counts.get(f"repeated_prompts{which}_total", 0)) for which in ("", "_without_hit"))
+    hits = Hits._make(int(counts.get(f"{name}_total", 0)) for name in Hits._fields)
     wrong = [*_of_index(check, counts)]
     told = next((one for one in warnings if f"for the model {model!r}:" in one), None)
-    if zero_hits := told or warning_of(model, repeats, misses, since="since it started"):
+    if zero_hits := told or warning_of(model, hits, since="since it started"):
         what, _, remedy = zero_hits.partition(". ")
         wrong.append(warn(check, what, remedy))
     yield from wrong or [ok(check, _hit_rate(counts))]

@@ -1,4 +1,4 @@
-"""Models that come and go in discovery: how they are followed, and what is held of each."""
+"""Models that come and go in discovery: how they are followed, their cards are read, and what is held of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+from dynamo._core.address import EndpointId, parse_key
 from dynamo._core.discovery.base import Delete, Put
+from dynamo._core.errors import DynamoError
+from dynamo.llm._model_card import ModelCard
 from dynamo.llm._workers import Workers
 from dynamo.runtime import DistributedRuntime
 
@@ -35,6 +38,16 @@ async def follow(
     except Exception:
         logger.exception("%s is no longer followed: models that come or go from now on are not seen", prefix)
         raise
+
+
+def card_of(change: Put) -> tuple[EndpointId, int, ModelCard] | None:
+    """Return the card that was put, and whose it is; None for what is no card, of which the log tells."""
+    try:
+        endpoint, instance_id = parse_key(change.key)
+        return endpoint, instance_id, ModelCard.from_json(change.value)
+    except DynamoError as error:
+        logger.warning("ignoring the model card at %s: %s", change.key, error)
+        return None
 
 
 class FollowedModel:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo._core.errors import Cancelled, ConfigError
+from dynamo._core.shown import cut
 from dynamo.llm._model_integrity import check_hash, check_weights
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,14 @@ class Download:
             return f"{could_not}: the hub has no such model, or HF_TOKEN is not of somebody who may see it"
         if isinstance(error, errors.RevisionNotFoundError):
             return f"{could_not}: it has no revision {self._revision!r}"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:_REASON_CHARS_MAX]
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and not isinstance(error, ConnectionError | TimeoutError)
+        ):
+            place = f"{self._cache} (HF_HUB_CACHE, or cache_dir)"
+            return f"{could_not}: it cannot be kept in {place}: {error.strerror or error}; make room, or name another"
+        reason = cut((str(error).strip().splitlines() or [type(error).__name__])[0], _REASON_CHARS_MAX)
         if self._is_offline:
             return (
                 f"{could_not}: HF_HUB_OFFLINE is set, and {self._what} is not complete in {self._cache}; fetch it once "

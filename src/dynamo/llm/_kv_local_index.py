@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from dynamo._core.prefix_index import BLOCKS_MAX, Applied, WorkerKey
+from dynamo._core.prefix_index import Applied, WorkerKey
 from dynamo.llm._kv_blocks import KvBlocks
 from dynamo.llm._kv_events import KvEvent, num_hashes
 
@@ -22,22 +22,13 @@ EVENT_HASHES_MAX = 1 << 19
 class LocalIndex:
     """The blocks of one rank of a worker, and the events that led to them."""
 
-    def __init__(
-        self,
-        worker: WorkerKey,
-        block_size: int,
-        epoch: int,
-        *,
-        blocks_max: int = BLOCKS_MAX,
-        events_max: int = EVENTS_MAX,
-    ) -> None:
+    def __init__(self, worker: WorkerKey, block_size: int, epoch: int) -> None:
         self.worker = worker
         self.block_size = block_size
         self.epoch = epoch
-        self._events_max = events_max
         # The mutable state. The number of the last event; the first one is 1.
         self.event_id = 0
-        self._blocks = KvBlocks(blocks_max)
+        self._blocks = KvBlocks()
         self._events: deque[KvEvent] = deque()
         self._num_hashes = 0
 
@@ -72,5 +63,5 @@ class LocalIndex:
         self.event_id += 1
         self._events.append(event)
         self._num_hashes += num_hashes(event)
-        while len(self._events) > self._events_max or self._num_hashes > EVENT_HASHES_MAX:
+        while len(self._events) > EVENTS_MAX or self._num_hashes > EVENT_HASHES_MAX:
             self._num_hashes -= num_hashes(self._events.popleft())

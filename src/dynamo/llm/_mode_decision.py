@@ -95,14 +95,13 @@ class ModeChoice:
 class ModeDecisions:
     """The most recent choices, by request; a request that moved is known by its last one."""
 
-    def __init__(self, size_max: int = DECISIONS_MAX) -> None:
-        self._size_max = size_max
+    def __init__(self) -> None:
         self._recent: OrderedDict[str, ModeChoice] = OrderedDict()
 
     def add(self, choice: ModeChoice) -> None:
         self._recent[choice.request_id] = choice
         self._recent.move_to_end(choice.request_id)
-        if len(self._recent) > self._size_max:
+        if len(self._recent) > DECISIONS_MAX:
             self._recent.popitem(last=False)
 
     def get(self, request_id: str) -> ModeDecision | None:

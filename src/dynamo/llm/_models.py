@@ -29,7 +29,7 @@ from dynamo._core.errors import (
 from dynamo.llm._advertised_router import read_advertised
 from dynamo.llm._capabilities import check_asked, why_unserved
 from dynamo.llm._card_difference import difference
-from dynamo.llm._following import FollowedModel, follow
+from dynamo.llm._following import FollowedModel, card_of, follow
 from dynamo.llm._kv_router.config import RouterConfig
 from dynamo.llm._migration import PATIENCE_S, Migration, MigrationPolicy, MigrationStats
 from dynamo.llm._model_card import MIGRATION_LIMIT, ModelCard
@@ -241,12 +241,9 @@ class ModelManager:
     # Following the cards.
 
     async def _put(self, change: Put) -> None:
-        try:
-            endpoint, _ = parse_key(change.key)
-            card = ModelCard.from_json(change.value)
-        except DynamoError as error:
-            logger.warning("ignoring the model card at %s: %s", change.key, error)
+        if (found := card_of(change)) is None:
             return
+        endpoint, _, card = found
         if self._namespace is not None and endpoint.namespace != self._namespace:
             return
         if card.is_settling:

@@ -35,7 +35,7 @@ from dynamo.llm._poison import Suspect
 from dynamo.llm._preprocess import Preprocessor, RequestOptions
 from dynamo.llm._request_trace import RequestTrace
 from dynamo.llm._response_check import token_id_end
-from dynamo.llm._routing import NO_HINTS, RoutingHints
+from dynamo.llm._routing import NO_HINTS, RoutingHints, note_outputs
 
 #: So many outputs are passed on at a time. After a pause much more may have arrived, and a client that
 #: reads slowly must not get it all at once.
@@ -137,7 +137,7 @@ class TokenPipeline:
                             if traced is not None:
                                 traced.note_answer()
                             if journey.route is not None:
-                                journey.route.note_tokens(sum(len(output.token_ids) for output in outputs))
+                                note_outputs(journey.route, outputs)
                             for deltas in _added(choice, outputs):
                                 yield deltas
                             if choice.cut:

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from dynamo._core.context import Context
 from dynamo._core.errors import NoWorkerFits as NoWorkerFits
-from dynamo.llm._messages import PreprocessedRequest
+from dynamo.llm._messages import EngineOutput, PreprocessedRequest
 from dynamo.llm._wishes import NO_CONSTRAINTS as NO_CONSTRAINTS
 from dynamo.llm._wishes import RouterConfigOverride as RouterConfigOverride
 from dynamo.llm._wishes import RoutingConstraints as RoutingConstraints
@@ -161,8 +161,20 @@ class Route(Protocol):
     def note_tokens(self, num_tokens: int) -> None:
         """So many tokens were generated since the last call."""
 
+    def note_cached(self, num_tokens: int) -> None:
+        """The worker says how many tokens of the prompt it had cached. Another call changes nothing."""
+
     def close(self) -> None:
         """The request has ended, however. A second call changes nothing."""
+
+
+def note_outputs(route: Route, outputs: Sequence[EngineOutput]) -> None:
+    """Tell a route what its worker has generated, and whether it says what it had cached."""
+    route.note_tokens(sum(len(output.token_ids) for output in outputs))
+    # The first output of a stream may say it, and the last one does.
+    for output in (outputs[0], outputs[-1]):
+        if output.completion_usage is not None and (details := output.completion_usage.prompt_tokens_details):
+            route.note_cached(details.cached_tokens)
 
 
 class RecentDecisions(Protocol):

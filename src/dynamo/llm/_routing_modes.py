@@ -198,6 +198,9 @@ class ModeRoute:
     def note_tokens(self, num_tokens: int) -> None:
         """Only how many requests there are counts here."""
 
+    def note_cached(self, num_tokens: int) -> None:
+        """Caches do not count here."""
+
     def close(self) -> None:
         booking, self._booking = self._booking, None
         if booking is not None:

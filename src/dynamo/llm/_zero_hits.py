@@ -1,14 +1,15 @@
-"""Sees when the KV router works and does not help: prompts repeat, and no worker ever has any of their blocks.
+"""Sees when the KV router works and does not help.
 
-Everything looks well then, and every prompt is computed again: the worst kind of wrong setting. So it is said, once a
-minute, for as long as it is so.
+Prompts repeat, and no worker ever has any of their blocks; or the router expects them to be cached, and the workers say
+that they find nothing. Everything looks well then, and every prompt is computed again: the worst kind of wrong setting.
+So it is said, once a minute, for as long as it is so.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from dynamo.llm._kv_counted_index import KvIndexStats
 from dynamo.llm._kv_router.stats import RouterStats
@@ -18,8 +19,26 @@ logger = logging.getLogger(__name__)
 
 #: How often it is looked.
 LOOK_S = 60.0
-#: Fewer prompts than this, of those that began as earlier ones, say nothing.
+#: Fewer prompts than this say nothing.
 REPEATS_MIN = 10
+
+
+class Hits(NamedTuple):
+    """What a router has counted of hits; see `RouterStats`."""
+
+    repeated_prompts: int = 0
+    repeated_prompts_without_hit: int = 0
+    expected_hits: int = 0
+    expected_hits_missed: int = 0
+
+    @classmethod
+    def of(cls, stats: RouterStats) -> Self:
+        """Return what a router has counted until now."""
+        return cls._make(getattr(stats, name) for name in cls._fields)
+
+    def since(self, before: Hits) -> Hits:
+        """Return what has come since then."""
+        return Hits._make(now - earlier for now, earlier in zip(self, before, strict=True))
 
 
 @runtime_checkable
@@ -46,38 +65,39 @@ class ZeroHits:
     def __init__(self) -> None:
         #: What is wrong now, a sentence for each model.
         self.warnings: list[str] = []
-        # Repeated prompts, and those without a hit, as of the last look; of which router.
-        self._seen: dict[str, tuple[RouterStats, int, int]] = {}
+        # What there was at the last look, and of which router.
+        self._seen: dict[str, tuple[RouterStats, Hits]] = {}
 
     def look(self, routers: Mapping[str, Router]) -> None:
         """See what has happened since the last look, and log what is wrong."""
         counted = {model: router.stats for model, router in routers.items() if isinstance(router, CountingRouter)}
         self.warnings = [warning for model, stats in counted.items() if (warning := self._look_at(model, stats))]
-        self._seen = {model: _now(stats) for model, stats in counted.items()}
+        self._seen = {model: (stats, Hits.of(stats)) for model, stats in counted.items()}
         for warning in self.warnings:
             logger.warning(warning)
 
     def _look_at(self, model: str, stats: RouterStats) -> str | None:
-        of, repeats, misses = self._seen.get(model, (stats, 0, 0))
-        if of is not stats:
-            repeats = misses = 0
-        repeats, misses = stats.repeated_prompts - repeats, stats.repeated_prompts_without_hit - misses
-        return warning_of(model, repeats, misses, since=f"lately, within {LOOK_S:.0f} s")
+        of, before = self._seen.get(model, (stats, Hits()))
+        hits = Hits.of(stats).since(before if of is stats else Hits())
+        return warning_of(model, hits, since=f"lately, within {LOOK_S:.0f} s")
 
 
-def warning_of(model: str, repeats: int, misses: int, *, since: str) -> str | None:
-    """Say what is wrong if so many prompts began as earlier ones, and for so many nothing was found; None if nothing.
+def warning_of(model: str, hits: Hits, *, since: str) -> str | None:
+    """Say what is wrong if prompts repeat and nothing is found, or nothing is where it is expected; None if nothing.
 
     `since` says over which time: some seconds, or all the time that a router has had.
     """
-    if repeats < REPEATS_MIN or misses < repeats:
-        return None
-    return (
-        f"the KV router finds nothing for the model {model!r}: {since}, {repeats} prompts began as earlier ones did, "
-        "and no worker had a block of them. Do the workers keep a prefix cache and publish its events, with the block "
-        "size of their model cards? If they publish none, set --no-router-use-kv-events"
-    )
-
-
-def _now(stats: RouterStats) -> tuple[RouterStats, int, int]:
-    return stats, stats.repeated_prompts, stats.repeated_prompts_without_hit
+    repeats, expected = hits.repeated_prompts, hits.expected_hits
+    if repeats >= REPEATS_MIN and hits.repeated_prompts_without_hit >= repeats:
+        return (
+            f"the KV router finds nothing for the model {model!r}: {since}, {repeats} prompts began as earlier ones "
+            "did, and no worker had a block of them. Do the workers keep a prefix cache and publish its events, with "
+            "the block size of their model cards? If they publish none, set --no-router-use-kv-events"
+        )
+    if expected >= REPEATS_MIN and hits.expected_hits_missed >= expected:
+        return (
+            f"the KV router expects what is not there for the model {model!r}: {since}, {expected} prompts went where "
+            "a part of them should be cached, and the workers say that they had nothing of any. Are the prefix caches "
+            "of the workers on? Without them --router-mode least-loaded routes as well"
+        )
+    return None

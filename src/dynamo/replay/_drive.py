@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dynamo._core.context import Context
 from dynamo._core.errors import DynamoError
 from dynamo.llm import EngineOutput, PreprocessedRequest, SamplingOptions, StopConditions
+from dynamo.llm._routing import note_outputs
 from dynamo.replay._cluster import MODEL, Cluster
 from dynamo.replay._trace import TracedRequest
 
@@ -113,10 +114,9 @@ async def _answer(cluster: Cluster, serial: int, request: TracedRequest, outcome
         async with await journey.send(prompt, EngineOutput) as stream:
             while outputs := await stream.batch():
                 journey.note_answer()
-                num_tokens = sum(len(output.token_ids) for output in outputs)
                 if journey.route is not None:
-                    journey.route.note_tokens(num_tokens)
-                outcome.num_tokens += num_tokens
+                    note_outputs(journey.route, outputs)
+                outcome.num_tokens += sum(len(output.token_ids) for output in outputs)
                 if outcome.first_s is None:
                     outcome.first_s = loop.time() - begin_s
                     outcome.worker_id = stream.instance_id

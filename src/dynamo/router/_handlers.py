@@ -12,6 +12,7 @@ from dynamo._core.context import Context
 from dynamo._core.errors import InvalidArgument, NoInstances, NotFound, NoWorkerFits
 from dynamo.llm import KvRouter
 from dynamo.llm._kv_router.route import KvRoute
+from dynamo.llm._kv_router.stream import note_output
 from dynamo.router._bookings import Bookings
 from dynamo.router._messages import Named, Query, Recent, read, read_query
 from dynamo.router._workers import EndpointWorkers
@@ -72,11 +73,11 @@ class Handlers:
                 is_told = False
                 while outputs := await stream.batch():
                     route.note_answer()
-                    route.note_tokens(sum(map(_num_tokens, outputs)))
                     if not is_told:
                         outputs[0]["routed_to"] = _routed_to(route)
                         is_told = True
                     for output in outputs:
+                        note_output(route, output)
                         yield output
         finally:
             route.close()
@@ -161,11 +162,6 @@ class Handlers:
         if query.request_id is not None:
             await self._bookings.add(query.request_id)
         return found
-
-
-def _num_tokens(output: Mapping[str, object]) -> int:
-    token_ids = output.get("token_ids")
-    return len(token_ids) if isinstance(token_ids, list) else 0
 
 
 def _routed_to(route: KvRoute) -> dict[str, int]:

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dynamo._core.address import MODEL_CARDS, parse_key
 from dynamo._core.context import Context
 from dynamo._core.discovery.base import Put
-from dynamo._core.errors import CannotConnect, ConfigError, DynamoError, NoInstances
+from dynamo._core.errors import CannotConnect, ConfigError, NoInstances
 from dynamo.llm._capabilities import common_capabilities
 from dynamo.llm._card_difference import difference
-from dynamo.llm._following import follow
+from dynamo.llm._following import card_of, follow
 from dynamo.llm._kv_router.route import KvRoute
 from dynamo.llm._model_card import ModelCard, ModelInput
 from dynamo.runtime import Client, Endpoint, ResponseStream
@@ -189,12 +189,9 @@ class EndpointWorkers:
             )
 
     async def _put(self, change: Put) -> None:
-        try:
-            _, id = parse_key(change.key)
-            card = ModelCard.from_json(change.value)
-        except DynamoError as error:
-            logger.warning("ignoring the model card at %s: %s", change.key, error)
+        if (found := card_of(change)) is None:
             return
+        _, id, card = found
         if card.is_settling:  # whether it may stay is not known yet
             return
         if self._cards.get(id) != card:  # discovery may say the same again

@@ -122,8 +122,48 @@ def test_a_decision_is_readable_in_a_terminal() -> None:
         "worker  cached  to compute  to hold  requests   cost",
         "1            8         2.0       10         0   18.0  taken",
         "2            0        26.0       10         0  114.0  it has 0 of 10 blocks cached, not 8",
+        "cost: 4 * to compute + to hold + 50 * requests; "
+        "to compute what others have cached counts 3 times, divided by how many have it",
         "3 did not come into question: the request requires the taint fast",
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "overlaps", "formula"),
+    [
+        (KvRouterConfig(), {}, "4 * to compute + to hold + 50 * requests"),
+        (
+            KvRouterConfig(
+                prefill_load_scale=1.0, decode_active_request_weight=0.0, share_overlap_score_credit=False,
+                overlap_score_credit=1.0,
+            ),
+            {1: 4},
+            "1 * to compute + to hold; 1 * cached is taken off what is to compute",
+        ),
+        (KvRouterConfig(overlap_score_credit_decay=0.5), {1: 4},
+         "4 * to compute + to hold + 50 * requests; "
+         "to compute what others have cached counts up to 3 times, divided by how many have it"),
+        (KvRouterConfig(router_track_prefill_tokens=False), {}, "to hold + 50 * requests"),
+        (KvRouterConfig(router_track_prefill_tokens=False), {1: 4},
+         "to hold + 50 * requests; to hold what it has cached does not count, and what others have cached counts "
+         "3 times, divided by how many have it"),
+        (KvRouterConfig(router_track_prefill_tokens=False, share_overlap_score_credit=False), {1: 4},
+         "max(to hold - 3 * cached, 0) + 50 * requests"),
+    ],
+)  # fmt: skip
+def test_a_decision_says_how_its_costs_are_made(config: KvRouterConfig, overlaps: dict[int, int], formula: str) -> None:
+    assert decision(desk(FixedWorkers([1, 2]), overlaps, config=config), [1, 2]).cost_formula == formula
+
+
+def test_and_that_what_the_request_prefers_multiplies_them() -> None:
+    one = asked(TOKENS)
+    one.constraints = RoutingConstraints(preferred_taints={"fast": 1.0})
+    found = decision(desk(FixedWorkers([1, 2], {1: {"taints": ["fast"]}})), [1, 2], one)
+    assert found.cost_formula == (
+        "4 * to compute + to hold + 50 * requests; times the factor beside it, for what the request or its session "
+        "prefers"
+    )
+    assert f"{found.candidates[0].cost:.1f} (times 0.47)  taken" in found.render()
 
 
 def test_only_the_most_recent_decisions_are_kept() -> None:

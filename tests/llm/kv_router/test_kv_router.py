@@ -87,6 +87,10 @@ async def test_a_prompt_goes_where_it_is_cached_and_as_much_is_cached_as_predict
             assert predicted > 0
             assert await answer(stream) == (first, predicted)
 
+        stats = router.stats
+        assert stats.reported_cached_tokens == stats.predicted_cached_tokens > 0
+        assert (stats.expected_hits, stats.expected_hits_missed) == (4, 0)
+
 
 async def test_without_events_it_goes_where_it_was_sent() -> None:
     cluster = Cluster()

@@ -180,6 +180,30 @@ def test_a_class_saves_up_no_turns_while_nobody_waits_in_it() -> None:
     assert Counter(order_of(queue)[:20])["b"] == pytest.approx(10, abs=1)
 
 
+def test_a_class_that_was_alone_for_long_does_not_wait_for_one_that_comes_later_to_have_had_as_much() -> None:
+    queue = queue_of("fcfs", PolicyClass("a", quantum=10), PolicyClass("b", quantum=10), size_max=1000)
+    for number in range(500):
+        queue.add(Waiting("a", float(number), num_new_tokens=10, policy_class="a"), 1)
+    order_of(queue)
+    for number in range(100):
+        queue.add(Waiting("b", float(number), num_new_tokens=10, policy_class="b"), 1)
+    for number in range(10):
+        queue.add(Waiting("a", float(number), num_new_tokens=10, policy_class="a"), 1)
+
+    assert Counter(order_of(queue)[:20])["a"] == pytest.approx(10, abs=1)
+
+
+def test_what_a_class_had_before_the_queue_was_empty_does_not_count() -> None:
+    queue = queue_of("fcfs", PolicyClass("a", quantum=10), PolicyClass("b", quantum=10), size_max=1000)
+    queue.add(Waiting("a", 0.0, num_new_tokens=100_000, policy_class="a"), 1)
+    order_of(queue)
+    for number in range(20):
+        for name in ("b", "a"):
+            queue.add(Waiting(name, float(number), num_new_tokens=10, policy_class=name), 1)
+
+    assert Counter(order_of(queue)[:20])["a"] == pytest.approx(10, abs=1)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=40),
     st.sampled_from(["fcfs", "lcfs", "wspt"]),

@@ -57,6 +57,7 @@ def test_a_decision_says_that_a_policy_made_it() -> None:
     route.choose([1, 2, 3])
     assert route.decision is not None
     assert route.decision.chosen_by is ChosenBy.POLICY
+    assert not route.decision.cost_formula  # it is the policy's own
     assert [one.cost for one in route.decision.candidates] == [-1, -2, -3]
 
 

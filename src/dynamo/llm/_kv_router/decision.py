@@ -18,7 +18,7 @@ from dynamo._core.prefix_index import WorkerKey
 from dynamo._core.stability import beta
 from dynamo.llm._kv_router.cost import Terms, Weights
 from dynamo.llm._kv_router.load import Load
-from dynamo.llm._kv_router.reasons import why_it_lost
+from dynamo.llm._kv_router.reasons import cost_formula, why_it_lost
 from dynamo.llm._kv_router.text_table import table
 from dynamo.llm._numbers import shown
 
@@ -123,6 +123,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     excluded: list[ExcludedWorker] = []
     #: The `worker_id` and rank as people read it.
     worker: str = ""
+    #: How the costs come of the other terms; empty for those that a policy has given.
+    cost_formula: str = ""
 
     def __post_init__(self) -> None:
         note_worker(self)
@@ -153,6 +155,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
             )
         rows = [_row(one) for one in sorted(self.candidates, key=lambda one: (one.why_it_lost is not None, one.cost))]
         lines += ["", *table(_HEADINGS, rows)]
+        if self.cost_formula:
+            lines.append(f"cost: {self.cost_formula}")
         lines += [
             f"{worker_name(one.worker_id, one.dp_rank)} did not come into question: {one.why}" for one in self.excluded
         ]
@@ -202,7 +206,14 @@ class Weighed:
             self.queue_s,
             self._round_robin(),
             [ExcludedWorker(key.worker_id, key.dp_rank, why) for key, why in self.excluded],
+            cost_formula=self._cost_formula(),
         )
+
+    def _cost_formula(self) -> str:
+        if self.chosen_by is ChosenBy.POLICY:
+            return ""
+        terms = self.terms
+        return cost_formula(self.weights, is_cached=any(terms.overlap_blocks), is_preferred=bool(terms.factors))
 
     def _candidates(self) -> Iterator[CandidateTerms]:
         terms = self.terms

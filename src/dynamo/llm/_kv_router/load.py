@@ -46,9 +46,6 @@ class WorkerFacts:
         )
 
 
-NO_FACTS = WorkerFacts()
-
-
 @beta(since="0.1")
 class PotentialLoad(msgspec.Struct, frozen=True):
     """What a worker would have to do with one more request."""

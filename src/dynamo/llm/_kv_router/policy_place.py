@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Collection
 from pathlib import Path
 
+from dynamo._core.shown import one_line
+
 #: So much of what an exception says is passed on.
 SAID_CHARS_MAX = 300
 
@@ -43,5 +45,4 @@ def defined_at(thing: object) -> str | None:
 def said_by(error: BaseException) -> str:
     """Return what an exception says, in one line that is not long, whatever it is."""
     *_, last = traceback.format_exception_only(error)
-    text = " ".join(last.split())
-    return text if len(text) <= SAID_CHARS_MAX else text[:SAID_CHARS_MAX] + "..."
+    return one_line(last, SAID_CHARS_MAX)

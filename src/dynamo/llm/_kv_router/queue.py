@@ -61,6 +61,9 @@ class RequestQueue(Generic[T]):
         self._size_max = size_max
         by_name = {one.name: one for one in (PolicyClass(DEFAULT_CLASS), *classes)}
         self._lines = {name: _Line[T](one, one.queue_policy or policy) for name, one in by_name.items()}
+        # What a line had had, for its quantum, when it was its turn last: the most of all. Who begins to wait begins
+        # here, and so owes nothing for the time when nobody else waited, and is owed nothing either.
+        self._turn = 0.0
 
     def __len__(self) -> int:
         return sum(line.num_waiting for line in self._lines.values())
@@ -77,10 +80,10 @@ class RequestQueue(Generic[T]):
         limits = line.policy_class
         _check(name, "requests", line.num_waiting, _times(limits.waiting_requests_limit_per_worker, num_workers))
         _check(name, "tokens", line.num_tokens, _times(limits.waiting_tokens_limit_per_worker, num_workers))
+        if not len(self):
+            self._turn = max(one.had for one in self._lines.values())
         if not line.num_waiting:
-            # It does not save up turns while nobody waits in it.
-            others = [one.had for one in self._lines.values() if one.num_waiting]
-            line.had = max([line.had, *([min(others)] if others else [])])
+            line.had = max(line.had, self._turn)  # it does not save up turns while nobody waits in it
         line.add(waiting)
 
     def remove(self, waiting: Waiting[T]) -> None:
@@ -110,6 +113,7 @@ class RequestQueue(Generic[T]):
                 del heads[line]
             elif take(head):
                 num_taken += 1
+                self._turn = max(self._turn, line.had)
                 line.had += max(1, head.num_new_tokens) / line.policy_class.quantum
                 self.remove(head)
                 line.replace_first(heads[line])

@@ -1,8 +1,35 @@
-"""Why a worker was not taken, in one sentence."""
+"""What a cost is made of, and why a worker was not taken: in one sentence each."""
 
 from __future__ import annotations
 
 from dynamo.llm._kv_router.cost import Terms, Weights
+
+
+def cost_formula(weights: Weights, *, is_cached: bool, is_preferred: bool) -> str:
+    """Return how a cost comes of the terms, in the words of the table that shows them.
+
+    `is_cached` is whether any of the workers has a block of the prompt, and `is_preferred` whether costs have factors.
+    """
+    factor = "; times the factor beside it, for what the request or its session prefers" if is_preferred else ""
+    return _sum(weights, is_cached) + factor
+
+
+def _sum(weights: Weights, is_cached: bool) -> str:
+    credit = f"{'up to ' if weights.credit_decay else ''}{weights.overlap_credit:g}"
+    times = f"{credit} times, divided by how many have it"
+    requests = f" + {weights.request_weight:g} * requests" if weights.request_weight else ""
+    shares = weights.shares_credit
+    if not weights.tracks_prefill:
+        if is_cached and not shares:
+            return f"max(to hold - {credit} * cached, 0){requests}"
+        own = "; to hold what it has cached does not count, and what others have cached counts "
+        return f"to hold{requests}" + (own + times if is_cached else "")
+    cost = f"{weights.prefill_scale:g} * to compute + to hold{requests}"
+    if not is_cached:
+        return cost
+    if shares:
+        return f"{cost}; to compute what others have cached counts {times}"
+    return f"{cost}; {credit} * cached is taken off what is to compute"
 
 
 def why_it_lost(

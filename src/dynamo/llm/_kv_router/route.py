@@ -44,7 +44,9 @@ class Desk:
 class KvRoute:
     """Where one request goes; see `Route` in `_routing.py`."""
 
-    __slots__ = ("_booking", "_desk", "_is_counted", "_reserved_of", "asked", "prompt", "queue_s", "weighed")
+    __slots__ = (
+        "_booking", "_desk", "_is_counted", "_is_reported", "_reserved_of", "asked", "prompt", "queue_s", "weighed",
+    )  # fmt: skip
 
     def __init__(self, desk: Desk, asked: Asked, prompt: Prompt) -> None:
         self._desk = desk
@@ -58,6 +60,7 @@ class KvRoute:
         # Booked with one of these before anybody asked where it goes: those who wait see that the room is taken.
         self._reserved_of: frozenset[int] = frozenset()
         self._is_counted = False
+        self._is_reported = False
 
     @property
     def worker(self) -> WorkerKey | None:
@@ -109,6 +112,12 @@ class KvRoute:
         """So many tokens were generated since the last call."""
         if self._booking is not None:
             self._booking.grow(num_tokens)
+
+    def note_cached(self, num_tokens: int) -> None:
+        """The worker says how many tokens of the prompt it had cached. Another call changes nothing."""
+        if self.is_open and self.weighed is not None and not self._is_reported:
+            self._is_reported = True
+            self._desk.selector.count_reported(self.weighed, max(0, min(num_tokens, self.prompt.num_tokens)))
 
     def close(self) -> None:
         """The request has ended, however. A second call changes nothing."""

@@ -61,7 +61,7 @@ class Selector:
         config: KvRouterConfig,
         rng: random.Random,
         *,
-        overlaps: Overlaps | None = None,
+        overlaps: Overlaps | None,
         sent: ApproxIndex | None = None,
         policy: CustomPolicy | None = None,
         sessions: Sessions | None = None,
@@ -148,6 +148,14 @@ class Selector:
             stats.repeated_prompts += 1
             knows_caches = self._overlaps is not None or self.sent is not None
             stats.repeated_prompts_without_hit += knows_caches and not any(weighed.terms.overlap_blocks)
+
+    def count_reported(self, weighed: Weighed, num_tokens: int) -> None:
+        """Count what the worker of a request says that it had cached, once for each worker that has it."""
+        stats = self.stats
+        stats.reported_cached_tokens += num_tokens
+        if weighed.overlap_blocks:
+            stats.expected_hits += 1
+            stats.expected_hits_missed += not num_tokens
 
     def overlaps(self, prompt: Prompt, loads: Sequence[Load]) -> list[int]:
         """Return how many blocks of a prompt each worker should find in its cache."""

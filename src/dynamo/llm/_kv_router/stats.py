@@ -44,6 +44,11 @@ class RouterStats:
     #: Prompts that begin as another one did lately, and those of them that no worker had a block of.
     repeated_prompts: int = 0
     repeated_prompts_without_hit: int = 0
+    #: What workers say that they had cached of all prompts. Of the requests that were expected to find something, those
+    #: whose worker says what it found, and those of them that found nothing.
+    reported_cached_tokens: int = 0
+    expected_hits: int = 0
+    expected_hits_missed: int = 0
     #: Requests that waited for room, and those that were refused or gave up.
     queued: int = 0
     queue_rejected: int = 0

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from dynamo.llm._kv_router.decision import Decision
 from dynamo.llm._kv_router.route import KvRoute
 from dynamo.runtime import ResponseStream
+
+
+def note_output(route: KvRoute, output: Mapping[str, object]) -> None:
+    """Tell a route what its worker has generated, and whether it says what it had cached: an `EngineOutput` as sent."""
+    token_ids, usage = output.get("token_ids"), output.get("completion_usage")
+    if isinstance(token_ids, list):
+        route.note_tokens(len(token_ids))
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    if isinstance(details, Mapping) and isinstance(num_cached := details.get("cached_tokens", 0), int):
+        route.note_cached(num_cached)
 
 
 class RoutedStream:
@@ -37,9 +48,7 @@ class RoutedStream:
             await self.aclose()
             raise
         self._route.note_answer()
-        token_ids = output.get("token_ids")
-        if isinstance(token_ids, list):
-            self._route.note_tokens(len(token_ids))
+        note_output(self._route, output)
         return output
 
     async def aclose(self) -> None:

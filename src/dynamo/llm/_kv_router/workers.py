@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 
 from dynamo._core.address import parse_key
 from dynamo._core.discovery.base import Put
-from dynamo._core.errors import CannotConnect, DynamoError
-from dynamo.llm._following import follow
-from dynamo.llm._model_card import ModelCard
+from dynamo._core.errors import CannotConnect
+from dynamo.llm._following import card_of, follow
 from dynamo.runtime import Client, Endpoint
-
-logger = logging.getLogger(__name__)
 
 #: Discovery says so soon who is there.
 START_S = 30.0
@@ -66,11 +62,9 @@ class CardWorkers:
         return self._configs.get(instance_id, _NOTHING)
 
     async def _put(self, change: Put) -> None:
-        try:
-            _, instance_id = parse_key(change.key)
-            self._configs[instance_id] = ModelCard.from_json(change.value).runtime_config
-        except DynamoError as error:
-            logger.warning("ignoring the model card at %s: %s", change.key, error)
+        if (found := card_of(change)) is not None:
+            _, instance_id, card = found
+            self._configs[instance_id] = card.runtime_config
 
     async def _delete(self, key: str) -> None:
         self._configs.pop(parse_key(key)[1], None)
