@@ -58,6 +58,28 @@ async def test_metrics_count_blocks_that_were_expected_to_be_cached(tiny_model: 
         assert await metric(scene, "dynamo_router_overhead_hashing_ms_bucket", le="+Inf") == 3
 
 
+async def test_metrics_count_what_workers_say_they_had_cached(tiny_model: Path) -> None:
+    async with mocked(tiny_model, router_mode="kv") as scene:
+        await scene.until_cached(PROMPT, CACHED)
+        prefix = "dynamo_frontend_router_"
+        before = await metric(scene, prefix + "reported_cached_tokens_total")
+        await scene.ask(PROMPT, stream=True)
+        assert await metric(scene, prefix + "reported_cached_tokens_total") == before + CACHED
+        assert await metric(scene, prefix + "expected_hits_total") == 2
+        assert await metric(scene, prefix + "expected_hits_missed_total") == 0
+
+
+async def test_hits_that_are_expected_of_workers_without_a_cache_count_as_missed(tiny_model: Path) -> None:
+    async with mocked(tiny_model, prefix_caching=False, router_mode="kv", router_use_kv_events=False) as scene:
+        for _ in range(3):
+            await scene.ask(PROMPT)
+        prefix = "dynamo_frontend_router_"
+        assert await metric(scene, prefix + "predicted_cached_tokens_total") == 2 * CACHED
+        assert await metric(scene, prefix + "reported_cached_tokens_total") == 0
+        assert await metric(scene, prefix + "expected_hits_total") == 2
+        assert await metric(scene, prefix + "expected_hits_missed_total") == 2
+
+
 async def test_a_stream_says_why_in_a_comment_that_clients_do_not_see(tiny_model: Path) -> None:
     async with mocked(tiny_model, router_mode="kv") as scene:
         answer = await scene.ask(PROMPT, headers=EXPLAIN, stream=True)

@@ -179,6 +179,14 @@ async def test_what_the_hub_does_not_have_is_named(
         await fetched(tmp_path, name, **options)
 
 
+async def test_where_it_cannot_be_kept_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, FILES)
+    no_directory = tmp_path / "file"
+    no_directory.touch()
+    with pytest.raises(ConfigError, match=f"it cannot be kept in {no_directory} .*: .*; make room, or name another"):
+        await fetched(no_directory)
+
+
 async def test_a_directory_has_no_revisions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only models on the hub have revisions"):
         await fetch_llm(str(tmp_path), revision="v1")

@@ -35,6 +35,7 @@ from dynamo.llm import (
 from dynamo.llm._advertised_router import advertised, read_advertised
 from dynamo.llm._limits import MODEL_CARD_BYTES_MAX
 from dynamo.llm._model_card import ModelCard
+from dynamo.llm._plain_model import made_of
 from dynamo.runtime import DistributedRuntime, Endpoint
 
 
@@ -229,7 +230,7 @@ async def test_what_no_frontend_can_serve_is_not_registered(
 ) -> None:
     async with an_endpoint() as endpoint:
         with pytest.raises(ConfigError) as refused:
-            await register_llm(endpoint, ModelConfig.model_validate({"path": tiny_model, **fields}))
+            await register_llm(endpoint, made_of(ModelConfig, {"path": tiny_model, **fields}))
         assert said in str(refused.value)
         assert await card_at(endpoint) is None
 

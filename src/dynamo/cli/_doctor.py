@@ -51,7 +51,8 @@ def doctor(
 
     Looks at the installation, the settings in the environment, discovery, the event plane and the work queue, the
     workers and models that are registered, and frontends with their routers; or, with --imports, at code instead.
-    Nothing is changed anywhere. The exit status is 1 if something is wrong, be it a warning, and else 0.
+    Nothing is changed anywhere. The exit status is 0 if all is well, and 1 if something is wrong, be it a
+    warning.
     """
     from dynamo._core.errors import ConfigError
     from dynamo.cli._doctor_examine import examine

@@ -22,6 +22,12 @@ TOKENIZER_THREADS = 2
 TOKENIZER_QUEUE_MAX = 256  # prompts that wait for a thread; more are refused as `Overloaded`
 ENCODE_INLINE_CHARS_MAX = 4096  # a shorter prompt takes less time than a change of thread
 
+# A text with more characters than this for each token of the context is counted before it is encoded, a part at a time:
+# a character costs a microsecond and hundreds of bytes, and most of such texts are far too long.
+CHARS_PER_TOKEN = 8
+COUNTED_CHARS = 64 * 2**10
+CUT_TOKENS_MAX = 256  # a token is cut between two parts, into pieces of a byte at worst
+
 # Decoding.
 HELD_TOKENS_MAX = 32  # tokens whose text may be incomplete before it is given up as broken
 CONTEXT_TOKENS_MAX = 64  # prompt tokens looked at to decode the first generated one

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from functools import partial
 
 import msgspec
 
 from dynamo._core.errors import InvalidArgument
 from dynamo.llm._chat_template import ChatTemplate, Message, Tool
 from dynamo.llm._limits import (
+    CHARS_PER_TOKEN,
     CHOICES_MAX,
     LOGPROBS_MAX,
     MESSAGES_MAX,
     PROMPT_CHARS_MAX,
-    PROMPTS_MAX,
     STOP_STRING_CHARS_MAX,
     STOP_STRINGS_MAX,
     STOP_TOKEN_IDS_MAX,
@@ -87,7 +87,7 @@ class Preprocessor:
             text = template.render(
                 messages, tools=tools or None, add_generation_prompt=add_generation_prompt, template_args=template_args
             )
-            return self.tokenizer.encode_now(text, add_special_tokens=False)  # the template brings them
+            return self._encode(text, add_special_tokens=False)  # the template brings them
 
         return self._request(await self.tokenizer.compute(size_chars, render_and_encode), options)
 
@@ -99,7 +99,8 @@ class Preprocessor:
         self._check_options(options)
         if isinstance(prompt, str):
             _check_chars(len(prompt))
-            return self._request(await self.tokenizer.encode(prompt, add_special_tokens=True), options)
+            encode = partial(self._encode, prompt, add_special_tokens=True)
+            return self._request(await self.tokenizer.compute(len(prompt), encode), options)
         self._check_token_ids("prompt", prompt)
         return self._request(list(prompt), options)
 
@@ -115,6 +116,17 @@ class Preprocessor:
                 f"{self.card.display_name} has no chat template and cannot be chatted with; use completions instead"
             )
         return template
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text. One that is far too long is refused before it is read to its end."""
+        context_length = self.card.context_length
+        if len(text) > CHARS_PER_TOKEN * context_length and self.tokenizer.has_more(text, context_length):
+            raise InvalidArgument(
+                f"the prompt has over {context_length} tokens, but this model's context length is {context_length} "
+                "tokens and must hold the answer, too; shorten the prompt",
+                context_length=context_length,
+            )
+        return self.tokenizer.encode_now(text, add_special_tokens=add_special_tokens)
 
     def _request(self, token_ids: list[int], options: RequestOptions) -> PreprocessedRequest:
         max_tokens = self._max_tokens(len(token_ids), options.stop_conditions)
@@ -188,30 +200,6 @@ class Preprocessor:
         if token_ids and (min(token_ids) < 0 or max(token_ids) >= size):
             wrong = next(token_id for token_id in token_ids if not 0 <= token_id < size)
             raise InvalidArgument(f"{what} has token id {wrong}; this model's are 0 to {size - 1}", token_id=wrong)
-
-
-def split_prompts(prompt: str | Sequence[object]) -> list[str | list[int]]:
-    """Return the single prompts of a completions request: one or several, in words or in token ids."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if _are_token_ids(prompt):
-        return [list(prompt)]
-    _check_count("prompts", len(prompt), 1, PROMPTS_MAX)
-    prompts: list[str | list[int]] = []
-    for item in prompt:
-        if isinstance(item, str):
-            prompts.append(item)
-        elif _are_token_ids(item):
-            prompts.append(list(item))
-    if len(prompts) != len(prompt) or len({type(item) for item in prompts}) > 1:
-        raise InvalidArgument(
-            "prompt must be a string, a list of strings, a list of token ids, or a list of such lists"
-        )
-    return prompts
-
-
-def _are_token_ids(value: object) -> TypeGuard[Sequence[int]]:
-    return isinstance(value, list | tuple) and bool(value) and all(type(item) is int for item in value)
 
 
 def _check_count(what: str, count: int, least: int, most: int) -> None:

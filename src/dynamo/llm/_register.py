@@ -25,6 +25,7 @@ from dynamo.llm._limits import MODEL_CARD_BYTES_MAX
 from dynamo.llm._messages import PreprocessedRequest
 from dynamo.llm._model_card import ModelCard, ModelInput, ModelType
 from dynamo.llm._numbers import shown
+from dynamo.llm._registered_here import note_registered, note_unregistered
 from dynamo.runtime import Endpoint, ServedEndpoint
 from dynamo.runtime._arguments import check_type, wrong_type
 
@@ -85,7 +86,8 @@ async def register_llm(
 
     `await register_llm(endpoint, ModelConfig(path="/models/llama"))` is enough for most; what else can be said is in
     `ModelConfig`, and may be given one by one in its place. Returns the card, which lives as long as this process, or
-    the lease of the endpoint; registering the model again replaces it.
+    the lease of the endpoint; registering the model again replaces it. The endpoint may be served before or after: the
+    log tells of one that is not served after 10 seconds.
 
     Raises `NotFound` or `ConfigError`, with the file's name, if there is no model that can be served, and
     `InvalidArgument` if this process serves another model at the endpoint. If workers that serve the model at this
@@ -163,6 +165,7 @@ async def register_model(
             raise ConfigError(f"{name} is {shown(value)}: it has no meaning here, leave it out", setting=name)
     if not isinstance(endpoint, Endpoint):
         raise _no_endpoint(endpoint)
+    check_type("ignore_weights", ignore_weights, bool, "True or False")
     path = model_path if ignore_weights else await fetch_llm(str(model_path))
     others = {
         "model_path": path, "model_name": model_name or default_model_name(str(model_path)),
@@ -176,7 +179,8 @@ async def register_model(
 
 @stable(since="0.1")
 async def unregister_llm(endpoint: Endpoint, lora_name: str | None = None) -> None:
-    """Take the model of this process's `endpoint` out of discovery. One that is not there is no error.
+    """Take the model of this process's `endpoint` out of discovery. One that is not there is no error, but a warning
+    in the log.
 
     Raises `ConfigError` for a `lora_name`, since no adapter can have been registered.
     """
@@ -189,6 +193,8 @@ async def unregister_llm(endpoint: Endpoint, lora_name: str | None = None) -> No
             setting="lora_name",
         )
     await endpoint.runtime.discovery.delete(endpoint.id.model_card_key(endpoint.lease_id()))
+    if not note_unregistered(endpoint):
+        log.warning("this process has no model registered at %s: there was nothing to unregister", endpoint.id)
     endpoint.runtime.exposition.scope_of(endpoint.id).rename(model="")
 
 
@@ -199,6 +205,8 @@ unregister_model = unregister_llm
 @stable(since="0.1")
 async def serve_engine(endpoint: Endpoint, engine: Engine) -> ServedEndpoint:
     """Serve an engine at `endpoint`; return when it can be called. Raises `TypeError` for what is no engine."""
+    if not isinstance(endpoint, Endpoint):
+        raise _no_endpoint(endpoint)
     if isinstance(engine, type):
         raise wrong_type("engine", engine, f"an instance of it, {engine.__name__}(...)")
     if not callable(getattr(engine, "generate", None)):
@@ -230,13 +238,14 @@ def _short_form(
 def _long_form(model_input: object, model_type: object, others: Mapping[str, object]) -> ModelConfig:
     """Read the arguments that were given one by one."""
     from dynamo.llm._model_config import ModelConfig
+    from dynamo.llm._plain_model import made_of
 
     for name in ("model_path", "model_name"):  # the config has other names for them
         if others[name] is not None:
             check_type(name, others[name], (str, Path), "a str")
     named = {name.removeprefix("model_"): value for name, value in others.items() if value is not None}
     fields = {name: dict(value) if isinstance(value, Mapping) else value for name, value in named.items()}
-    return ModelConfig.model_validate({"model_input": model_input, "model_type": model_type, **fields})
+    return made_of(ModelConfig, {"model_input": model_input, "model_type": model_type, **fields})
 
 
 def _no_endpoint(value: object) -> TypeError:
@@ -249,6 +258,7 @@ def _no_endpoint(value: object) -> TypeError:
 async def _registered(endpoint: Endpoint, config: ModelConfig) -> ModelCard:
     """Register a model, and attach its name to what is measured at the endpoint."""
     card = await _register(endpoint, config)
+    note_registered(endpoint, card.display_name)
     endpoint.runtime.exposition.scope_of(endpoint.id).rename(model=card.display_name)
     return card
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dynamo._core.errors import ConfigError, InvalidArgument, Overloaded
 from dynamo.llm._limits import (
+    COUNTED_CHARS,
+    CUT_TOKENS_MAX,
     ENCODE_INLINE_CHARS_MAX,
     TOKENIZER_BYTES_MAX,
     TOKENIZER_QUEUE_MAX,
@@ -44,10 +46,12 @@ class Tokenizer:
         self._places = threading.BoundedSemaphore(TOKENIZER_THREADS + TOKENIZER_QUEUE_MAX)
         self._is_byte_level = isinstance(backend.decoder, ByteLevel)
         self._bytes_shown: dict[bool, TokenBytes] = {}
+        added = backend.get_added_tokens_decoder()
         #: Every token id is smaller than this.
-        self.vocab_size = max(
-            backend.get_vocab_size(with_added_tokens=True), max(backend.get_added_tokens_decoder(), default=-1) + 1
-        )
+        self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
+        # Where a text is cut, one token may become so many. Some take all the space beside them: it has no others.
+        self._cut_tokens_max = max([CUT_TOKENS_MAX, *(len(one.content.encode()) for one in added.values())])
+        self._takes_space = any(one.lstrip or one.rstrip for one in added.values())
 
     @classmethod
     def for_card(cls, card: ModelCard) -> Tokenizer:
@@ -79,10 +83,6 @@ class Tokenizer:
         except ValueError as error:
             raise ConfigError(f"{path} is not a tokenizer that can be read: {error}", path=str(path)) from error
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the token ids of a text; a long one is encoded in a thread."""
-        return await self.compute(len(text), lambda: self.encode_now(text, add_special_tokens=add_special_tokens))
-
     def encode_now(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text. A rendered chat template brings its own special tokens."""
         try:
@@ -91,6 +91,18 @@ class Tokenizer:
             return encoding.ids
         except TypeError as error:
             raise InvalidArgument("the prompt is not valid Unicode: it has half of a surrogate pair") from error
+
+    def has_more(self, text: str, num_tokens: int) -> bool:
+        """Whether a text has more tokens than this; it is read no further than that is certain. False is uncertain."""
+        for start in range(0, len(text), COUNTED_CHARS):
+            part = text[start : start + COUNTED_CHARS]
+            if self._takes_space:  # what takes the first space, or the last one, may be in another part, or be cut
+                part = "".join(part.split(None, 1)[-1:])
+                part = "".join(part.rsplit(None, 1)[:1])
+            num_tokens += self._cut_tokens_max - len(self.encode_now(part, add_special_tokens=False))
+            if num_tokens < 0:
+                return True
+        return False
 
     async def compute(self, size_chars: int, work: Callable[[], _T]) -> _T:
         """Do work on a text of this size, here if it is short, else in a thread."""
