@@ -12,7 +12,8 @@ lives, and no token comes any more), `block` (the loop stands still) or `close` 
 does). A prompt with the token `poison_token` kills whoever reads it.
 
 `python -m tests.oracle --model-path DIR --token-delay-s 0.01 --fault die --fault-after-tokens 100` is a worker
-of such an engine, with all the options that every worker has.
+of such an engine, with all the options that every worker has. While the file of `--slow-while` is there, it answers so
+slowly that no answer ends before what is to happen to it has happened.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ VOCABULARY = 2040
 MAX_CONTEXT_LENGTH = 4096
 #: The status of a process that died of a fault, as that of one that was killed.
 DEAD = 137
+#: The pause before each token of an engine that was told to be slow.
+SLOW_DELAY_S = 0.1
 #: Longer than anybody waits.
 FOREVER_S = 3600.0
 FAULTS = ("none", "die", "hang", "block", "close")
@@ -81,6 +84,7 @@ class OracleEngine:
         self,
         *,
         delay_s: float = 0.0,
+        slow_while: Path | None = None,
         fault: str = "none",
         fault_after_tokens: int = 0,
         poison_token: int | None = None,
@@ -96,6 +100,7 @@ class OracleEngine:
         self.num_tokens = 0
         self.num_requests_running = 0
         self._delay_s = delay_s
+        self._slow_while = slow_while
         self._fault = fault
         self._fault_after_tokens = fault_after_tokens
         self._poison_token = poison_token
@@ -112,7 +117,7 @@ class OracleEngine:
             sequel = Sequel(request.token_ids, request.sampling_options)
             max_tokens = self._max_tokens(request)
             for index in range(max_tokens):
-                await asyncio.sleep(self._delay_s)
+                await asyncio.sleep(self._pause_s())
                 if self._fault != "none" and self.num_tokens >= self._fault_after_tokens:
                     await self._come_to_grief(self._fault)
                 if self._closed.is_set():
@@ -133,6 +138,10 @@ class OracleEngine:
     async def close(self) -> None:
         """Requests that run fail with `EngineShutdown`. A second call changes nothing."""
         self._closed.set()
+
+    def _pause_s(self) -> float:
+        is_slow = self._slow_while is not None and self._slow_while.exists()
+        return SLOW_DELAY_S if is_slow else self._delay_s
 
     async def _come_to_grief(self, fault: str) -> None:
         match fault:
@@ -170,6 +179,7 @@ class OracleOptions(WorkerOptions):
     """The options of a worker of the oracle."""
 
     token_delay_s: float = option(0.0, "pause before each token", least=0)
+    slow_while: str | None = option(None, f"while this file exists, the pause is {SLOW_DELAY_S} s")
     fault: str = option("none", "what it comes to", choices=FAULTS)
     fault_after_tokens: int = option(0, "after how many tokens in all it does", least=0)
     poison_token: int | None = option(None, "a token of a prompt that kills the worker", least=0)
@@ -193,6 +203,7 @@ def start_engine(options: OracleOptions) -> StartEngine:
     async def start(path: Path) -> OracleEngine:
         return OracleEngine(
             delay_s=options.token_delay_s,
+            slow_while=None if options.slow_while is None else Path(options.slow_while),
             fault=options.fault,
             fault_after_tokens=options.fault_after_tokens,
             poison_token=options.poison_token,

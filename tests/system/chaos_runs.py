@@ -92,7 +92,7 @@ async def freeze(cluster: Cluster) -> Outcome:
     asking = await cluster.begin(prompts, tokens)
     victim = await cluster.busiest()
     await victim.freeze()
-    for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+    for prompt, answer in zip(prompts, await cluster.finish(asking), strict=True):
         outcome.take(answer, prompt, tokens)
         outcome.pauses_s.append(answer.longest_pause_s)
     await cluster.remove(victim)

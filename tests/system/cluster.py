@@ -65,6 +65,7 @@ class Cluster:
 
     def __init__(self, directory: Path, model_path: Path) -> None:
         self.discovery = f"file://{directory}"
+        self._slow = directory.with_name(f"{directory.name}.slow")
         self.model_path = model_path
         self.workers: list[Worker] = []
         self._frontend: Program | None = None
@@ -110,8 +111,9 @@ class Cluster:
         """Start a worker; return when it serves, though the frontend may not have heard of it yet."""
         system = {"DYN_SYSTEM_PORT": "0", "DYN_SYSTEM_HOST": system_host, "DYN_INSECURE": "1"}
         environment = environment_of(self.discovery, **(system | variables))
-        about = ("--model-path", str(self.model_path), "--model-name", MODEL, "--token-delay-s", TOKEN_DELAY_S)
-        worker = await Worker.start(module, *about, *options, environment=environment, before=before)
+        model = ("--model-path", str(self.model_path), "--model-name", MODEL)
+        pace = ("--token-delay-s", TOKEN_DELAY_S, "--slow-while", str(self._slow))
+        worker = await Worker.start(module, *model, *pace, *options, environment=environment, before=before)
         self._all.push_async_callback(worker.close)
         worker.url = (await worker.line(_SYSTEM_URL))[1]
         await worker.line("serving the model")
@@ -156,7 +158,8 @@ class Cluster:
                 await asyncio.sleep(POLL_S)
 
     async def begin(self, prompts: Sequence[str], max_tokens: int) -> list[asyncio.Task[Answer]]:
-        """Ask all of them; return once each has begun to answer."""
+        """Ask all of them; return once each is being answered: slowly, so that none ends until `finish`."""
+        self.slow()
         begun = [asyncio.Event() for _ in prompts]
         tasks = [
             asyncio.create_task(self.ask(prompt, max_tokens, on_chunk=lambda _, n=n: begun[n].set()))  # type: ignore[misc]
@@ -164,6 +167,18 @@ class Cluster:
         ]
         await asyncio.gather(*(event.wait() for event in begun))
         return tasks
+
+    async def finish(self, asking: Sequence[asyncio.Task[Answer]]) -> list[Answer]:
+        """Let what has begun go on as fast as it can; return the answers."""
+        self.hurry()
+        return await asyncio.gather(*asking)
+
+    def slow(self) -> None:
+        """From now on the workers answer slowly."""
+        self._slow.touch()
+
+    def hurry(self) -> None:
+        self._slow.unlink()
 
     async def ask(
         self,

@@ -26,7 +26,7 @@ from dynamo.llm._fetch import fetch_llm
 from dynamo.llm._served_model import ServedModel
 from dynamo.sdk import async_on_shutdown, async_on_start, depends, dynamo_context, dynamo_endpoint, service
 
-TOKEN_DELAY_S = 0.01
+TOKEN_DELAY_S = 0.02
 #: What a token takes in the engine: enough to be asked of the kernel for each of them.
 BYTES_PER_TOKEN = 1 << 20
 #: Tokens that wait for the reader of one request.

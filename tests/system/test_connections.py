@@ -55,7 +55,7 @@ async def test_a_reset_connection_costs_no_token_and_is_made_again(tmp_path: Pat
         asking = await made.begin(prompts, 200)
         assert await worker.inflight(made.client) > 0
         assert proxy.reset() == 1
-        for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+        for prompt, answer in zip(prompts, await made.finish(asking), strict=True):
             assert_exact(answer, prompt, 200)
             assert answer.longest_pause_s < 1
         await made.idle()
@@ -88,7 +88,7 @@ async def test_answers_go_on_elsewhere_when_replies_are_lost_and_late_replies_re
         asking = await made.begin(prompts, 100)
         assert await worker.inflight(made.client) > 0
         proxy.to_caller.hold()
-        answers = await asyncio.gather(*asking)
+        answers = await made.finish(asking)
         for prompt, answer in zip(prompts, answers, strict=True):
             assert_exact(answer, prompt, 100)
             assert answer.longest_pause_s < GOES_ON_S

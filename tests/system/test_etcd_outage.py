@@ -79,13 +79,14 @@ async def test_a_lease_that_is_lost_comes_again_with_the_same_instance_and_strea
 ) -> None:
     async with cluster_on([member], tmp_path, tiny_model, workers=1) as made:
         [key] = await registered(member)
-        [asking] = await made.begin(["undisturbed"], 10 * NUM_TOKENS)
+        asking = await made.begin(["undisturbed"], 10 * NUM_TOKENS)
         await member.ctl("lease", "revoke", key.rpartition("/")[2])
         assert await registered(member) == set()
         await made.routable(0)
         await registered_again(member, {key})
         await made.routable(1)
-        assert_exact(await asking, "undisturbed", 10 * NUM_TOKENS)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "undisturbed", 10 * NUM_TOKENS)
         assert await made.migrations() == 0
         assert_exact(await made.ask("after", NUM_TOKENS), "after", NUM_TOKENS)
 

@@ -17,9 +17,7 @@ ORPHANS_END_S = 3.5
 
 async def test_workers_end_the_requests_of_a_frontend_that_was_killed(tmp_path: Path, tiny_model: Path) -> None:
     async with cluster(tmp_path, tiny_model, workers=1) as made:
-        begun = asyncio.Event()
-        asking = asyncio.create_task(made.ask("orphan", 2000, on_chunk=lambda _: begun.set()))
-        await begun.wait()
+        [asking] = await made.begin(["orphan"], 2000)
         (worker,) = made.workers
         assert await worker.inflight(made.client) == 1
         await made.frontend.kill()
@@ -28,6 +26,7 @@ async def test_workers_end_the_requests_of_a_frontend_that_was_killed(tmp_path: 
         async with asyncio.timeout(ORPHANS_END_S):
             while await worker.inflight(made.client):  # noqa: ASYNC110 - the worker tells nobody
                 await asyncio.sleep(0.01)
+        made.hurry()
         await made.start_frontend()
         await made.routable(1)
         assert_exact(await made.ask("next", 10), "next", 10)
@@ -37,9 +36,7 @@ async def test_a_frontend_that_is_asked_to_go_finishes_what_runs_and_refuses_wha
     tmp_path: Path, tiny_model: Path
 ) -> None:
     async with cluster(tmp_path, tiny_model, workers=1) as made:
-        begun = asyncio.Event()
-        asking = asyncio.create_task(made.ask("last", 200, on_chunk=lambda _: begun.set()))
-        await begun.wait()
+        asking = await made.begin(["last"], 200)
         made.frontend.terminate()
         await made.frontend.line("shutting down")
         assert (await made.health()).status == "draining"
@@ -48,5 +45,6 @@ async def test_a_frontend_that_is_asked_to_go_finishes_what_runs_and_refuses_wha
         refused: Answer = await made.ask("too late", 10)
         assert refused.status == 503
         assert "retry-after" in refused.headers
-        assert_exact(await asking, "last", 200)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "last", 200)
         assert await made.frontend.exit_status() == 0

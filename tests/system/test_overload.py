@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.system.cluster import Cluster, cluster
 from tests.system.exact import assert_exact
+from tests.system.programs import DEADLINE_S
 
 LIMITED = "tests.system.limited_worker"
 
@@ -20,7 +21,10 @@ async def test_beyond_what_workers_take_requests_are_refused_at_once_and_told_wh
             await made.start_worker(module=LIMITED)
         await made.routable(2)
         prompts = [f"too many {n}" for n in range(80)]
-        answers = await asyncio.gather(*(made.ask(prompt, 60) for prompt in prompts))
+        made.slow()  # so that places are taken until somebody has been refused
+        asking = [asyncio.create_task(made.ask(prompt, 60)) for prompt in prompts]
+        await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        answers = await made.finish(asking)
         accepted = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True) if answer.status == 200]
         refused = [answer for answer in answers if answer.status != 200]
         for prompt, answer in accepted:
@@ -43,14 +47,15 @@ async def test_who_leaves_while_waiting_for_a_place_never_reaches_the_engine(tmp
         await made.start_frontend()
         worker = await made.start_worker("--max-concurrent-requests", "1", module=LIMITED)
         await made.routable(1)
-        (first,) = await made.begin(["served"], 100)
+        first = await made.begin(["served"], 100)
         impatient = asyncio.create_task(made.ask("impatient", 10))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while await worker.num_requests(made.client) < 2:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         impatient.cancel()
         await asyncio.wait([impatient])
-        assert_exact(await first, "served", 100)
+        [answer] = await made.finish(first)
+        assert_exact(answer, "served", 100)
         assert_exact(await made.ask("next", 10), "next", 10)
         await made.idle()
         assert len([line for line in worker.lines if line.startswith("begun: ")]) == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.system.cluster import Cluster, Worker
 from tests.system.exact import assert_exact
 from tests.system.namespaces import Namespace
+from tests.system.programs import DEADLINE_S
 
 GOES_ON_S = 8.0
 NUM_STREAMS = 6
@@ -41,7 +42,7 @@ async def test_answers_go_on_elsewhere_when_the_link_is_cut_and_the_worker_serve
         asking = await made.begin(prompts, 100)
         assert await far.inflight(made.client) > 0
         await elsewhere.part()
-        answers = await asyncio.gather(*asking)
+        answers = await made.finish(asking)
         for prompt, answer in zip(prompts, answers, strict=True):
             assert_exact(answer, prompt, 100)
             assert answer.longest_pause_s < GOES_ON_S
@@ -53,7 +54,7 @@ async def test_answers_go_on_elsewhere_when_the_link_is_cut_and_the_worker_serve
         await elsewhere.heal()
         await made.idle()
         before = await far.num_requests(made.client)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_S):
             number = 0
             while await far.num_requests(made.client) == before:
                 number += 1
@@ -68,7 +69,7 @@ async def test_a_worker_whose_replies_are_dropped_is_lost_and_gives_up_by_itself
         asking = await made.begin(prompts, 100)
         assert await far.inflight(made.client) > 0
         await elsewhere.silence_replies()
-        for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+        for prompt, answer in zip(prompts, await made.finish(asking), strict=True):
             assert_exact(answer, prompt, 100)
             assert answer.longest_pause_s < GOES_ON_S
         async with asyncio.timeout(GOES_ON_S):
@@ -82,7 +83,7 @@ async def test_an_injected_reset_costs_no_token(tmp_path: Path, tiny_model: Path
         asking = await made.begin(prompts, 150)
         assert await far.inflight(made.client) > 0
         assert await elsewhere.reset_connections() > 0
-        for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+        for prompt, answer in zip(prompts, await made.finish(asking), strict=True):
             assert_exact(answer, prompt, 150)
             assert answer.longest_pause_s < 1
 
@@ -96,7 +97,7 @@ async def test_packets_that_are_lost_at_random_make_answers_slower_and_cost_no_t
             prompts = [f"lossy {block} {n}" for n in range(NUM_STREAMS)]
             asking = await made.begin(prompts, 150)
             assert await far.inflight(made.client) > 0
-            for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+            for prompt, answer in zip(prompts, await made.finish(asking), strict=True):
                 assert_exact(answer, prompt, 150)
         assert min(await elsewhere.num_lost()) > 0
 

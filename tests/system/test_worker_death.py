@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.system.cluster import Cluster, Worker, cluster
 from tests.system.exact import assert_exact, expected_text, prompt_token_ids
-from tests.system.programs import until
+from tests.system.programs import DEADLINE_S, until
 from tests.system.streams import Answer
 
 PAUSE_S_MAX = 1.0
@@ -18,6 +18,7 @@ PAUSE_S_MAX = 1.0
 async def _kill_its_worker_after(made: Cluster, prompt: str, max_tokens: int, num_pieces: int) -> Answer:
     """Ask, and kill the worker that answers when so many pieces have come."""
     killed = False
+    made.slow()  # there must be something left of it
 
     async def kill(answer: Answer) -> None:
         nonlocal killed
@@ -25,6 +26,7 @@ async def _kill_its_worker_after(made: Cluster, prompt: str, max_tokens: int, nu
             killed = True
             victim = await made.busiest()
             await victim.kill()
+            made.hurry()
             await made.remove(victim)
 
     answer = await made.ask(prompt, max_tokens, on_chunk=kill)
@@ -38,7 +40,7 @@ async def test_an_answer_survives_the_death_of_its_worker_twice(tmp_path: Path, 
         assert_exact(answer, "first death", 200)
         assert answer.longest_pause_s < PAUSE_S_MAX
         assert await made.migrations() == 1
-        answer = await _kill_its_worker_after(made, "second death", 200, 40)
+        answer = await _kill_its_worker_after(made, "second death", 200, 10)
         assert_exact(answer, "second death", 200)
         assert len(answer.ids) == 1, "a client sees one answer with one id"
 
@@ -49,7 +51,7 @@ async def test_a_worker_that_dies_before_its_first_token_leaves_no_trace(tmp_pat
         dying = await made.start_worker("--fault", "hang")
         await made.routable(2)
         asking = [asyncio.create_task(made.ask(f"early {n}", 30)) for n in range(4)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while not await dying.inflight(made.client):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await dying.kill()
@@ -82,11 +84,12 @@ async def test_an_answer_without_another_worker_waits_for_the_next_one_to_start(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     async with cluster(tmp_path, tiny_model, workers=1) as made:
-        (asking,) = await made.begin(["restarted"], 200)
+        asking = await made.begin(["restarted"], 200)
         await made.workers[0].kill()
         await made.remove(made.workers[0])
         await made.start_worker()
-        assert_exact(await asking, "restarted", 200)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "restarted", 200)
 
 
 async def test_a_wave_of_one_poisoned_request_costs_two_workers_and_no_third(tmp_path: Path, tiny_model: Path) -> None:

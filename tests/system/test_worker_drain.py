@@ -14,9 +14,7 @@ async def test_a_worker_that_is_asked_to_go_takes_nothing_new_and_finishes_what_
     tmp_path: Path, tiny_model: Path
 ) -> None:
     async with cluster(tmp_path, tiny_model) as made:
-        begun = asyncio.Event()
-        asking = asyncio.create_task(made.ask("farewell", 200, on_chunk=lambda _: begun.set()))
-        await begun.wait()
+        asking = await made.begin(["farewell"], 200)
         going = await made.busiest()
         going.terminate()
         await made.routable(1)
@@ -24,7 +22,8 @@ async def test_a_worker_that_is_asked_to_go_takes_nothing_new_and_finishes_what_
         later = await asyncio.gather(*(made.ask(f"later {n}", 10) for n in range(8)))
         for n, answer in enumerate(later):
             assert_exact(answer, f"later {n}", 10)
-        assert_exact(await asking, "farewell", 200)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "farewell", 200)
         assert await going.exit_status() == 0
 
 
@@ -32,24 +31,22 @@ async def test_a_second_signal_ends_a_draining_worker_at_once_and_its_requests_g
     tmp_path: Path, tiny_model: Path
 ) -> None:
     async with cluster(tmp_path, tiny_model) as made:
-        begun = asyncio.Event()
-        asking = asyncio.create_task(made.ask("hurry", 300, on_chunk=lambda _: begun.set()))
-        await begun.wait()
+        asking = await made.begin(["hurry"], 300)
         going = await made.busiest()
         going.terminate()
         await made.routable(1)
         going.terminate()
         assert await going.exit_status() == 128 + signal.SIGTERM
-        assert_exact(await asking, "hurry", 300)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "hurry", 300)
 
 
 async def test_a_worker_killed_while_it_drains_is_one_that_was_lost(tmp_path: Path, tiny_model: Path) -> None:
     async with cluster(tmp_path, tiny_model) as made:
-        begun = asyncio.Event()
-        asking = asyncio.create_task(made.ask("cut short", 300, on_chunk=lambda _: begun.set()))
-        await begun.wait()
+        asking = await made.begin(["cut short"], 300)
         going = await made.busiest()
         going.terminate()
         await made.routable(1)
         await going.kill()
-        assert_exact(await asking, "cut short", 300)
+        [answer] = await made.finish(asking)
+        assert_exact(answer, "cut short", 300)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.system.cluster import Cluster, Worker, cluster
 from tests.system.exact import assert_exact
-from tests.system.programs import until
+from tests.system.programs import DEADLINE_S, until
 from tests.system.streams import MODEL
 
 #: A stopped worker is noticed within 6 s, and its answers go on within 8.
@@ -23,7 +23,7 @@ async def test_the_answers_of_a_stopped_worker_go_on_elsewhere_and_it_may_wake_u
         asking = await made.begin(prompts, 100)
         frozen = await made.busiest()
         await frozen.freeze()
-        answers = await asyncio.gather(*asking)
+        answers = await made.finish(asking)
         assert frozen.state() == "T", "it was stopped all the time"
         for prompt, answer in zip(prompts, answers, strict=True):
             assert_exact(answer, prompt, 100)
@@ -42,7 +42,7 @@ async def test_the_answers_of_a_stopped_worker_go_on_elsewhere_and_it_may_wake_u
 
 async def _serves_again(made: Cluster, worker: Worker) -> None:
     before = await worker.num_requests(made.client)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE_S):
         number = 0
         while await worker.num_requests(made.client) == before:
             number += 1
@@ -99,7 +99,7 @@ async def test_a_pause_of_the_whole_host_costs_nobody_an_answer(tmp_path: Path, 
         assert [program.state() for program in everybody] == ["T"] * 3
         for program in everybody:
             await program.thaw()
-        for prompt, answer in zip(prompts, await asyncio.gather(*asking), strict=True):
+        for prompt, answer in zip(prompts, await made.finish(asking), strict=True):
             assert_exact(answer, prompt, 200)
         await until(lambda: all(not program.ended for program in everybody))
         assert await made.migrations() == 0, "nobody was ejected"
