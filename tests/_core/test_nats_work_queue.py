@@ -20,7 +20,7 @@ from dynamo._core.work_queue import QueueLimits
 from dynamo._core.work_queue._nats_stream import NatsStream
 from dynamo._core.work_queue.nats import NatsWorkQueue
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 PATIENT = QueueLimits(visibility_s=600.0)
 
 
@@ -30,7 +30,7 @@ async def test_jobs_outlive_a_nats_that_is_killed(tmp_path: Path) -> None:
         stack.push_async_callback(queue.close)
         await queue.enqueue(b"1")
         await queue.enqueue(b"2")
-        taken = await queue.dequeue(1)
+        taken = await queue.dequeue(DEADLINE_S)
         assert taken is not None
         await server.kill()
         with pytest.raises((CannotConnect, Disconnected)):
@@ -41,11 +41,13 @@ async def test_jobs_outlive_a_nats_that_is_killed(tmp_path: Path) -> None:
             await queue.dequeue(0)
         waiting = asyncio.create_task(queue.dequeue(DEADLINE_S))
         await server.start()
-        jobs = [await waiting, await queue.dequeue(DEADLINE_S)]
-        assert sorted(job.payload for job in jobs if job is not None) == [b"1", b"2"]
-        for job in jobs:
-            assert job is not None
-            await job.ack()
+        job = await waiting
+        done: set[bytes] = set()
+        while job is not None:
+            done.add(job.payload)
+            await job.ack()  # at once: it comes again if that takes longer than its time
+            job = await queue.dequeue(0 if len(done) == 2 else DEADLINE_S)
+        assert done == {b"1", b"2"}
         assert await queue.size() == 0
 
 
@@ -125,6 +127,19 @@ async def test_a_queue_that_nats_has_lost_is_made_anew(tmp_path: Path) -> None:
         await queue.close()
 
 
+async def test_a_queue_closes_although_nats_answers_at_that_moment(tmp_path: Path) -> None:
+    """Python 3.11 forgets that a task was cancelled if what it waits for comes in the same turn of the loop."""
+    async with nats_server(tmp_path) as server, asyncio.timeout(DEADLINE_S):
+        queue = await NatsWorkQueue.connect(server.url, "prefill", QueueLimits(), environ={})
+        answers = queue._connection.client._resp_map
+        while not answers:  # noqa: ASYNC110 - a turn of the loop at a time
+            await asyncio.sleep(0)
+        [answer] = answers.values()
+        while not answer.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await queue.close()
+
+
 async def test_a_queue_that_nats_has_lost_is_made_anew_by_whoever_provides_it_with_its_limits(tmp_path: Path) -> None:
     stream, _ = nats_stream("prefill")
     async with nats_server(tmp_path) as server, AsyncExitStack() as stack:
@@ -132,14 +147,15 @@ async def test_a_queue_that_nats_has_lost_is_made_anew_by_whoever_provides_it_wi
         user = await NatsWorkQueue.connect(server.url, "prefill", environ={})  # which takes the limits of the first
         await first.close()
         stack.push_async_callback(user.close)
-        second = await NatsWorkQueue.connect(server.url, "prefill", QueueLimits(jobs_max=9), environ={})
-        stack.push_async_callback(second.close)
         administrator = Client()
         stack.push_async_callback(administrator.close)
         await administrator.connect(server.url)
         await administrator.jetstream().delete_stream(stream)
         with pytest.raises(Disconnected, match="NATS has lost it"):
             await user.enqueue(b"work")
+        second = await NatsWorkQueue.connect(server.url, "prefill", QueueLimits(jobs_max=9), environ={})
+        stack.push_async_callback(second.close)
+        await administrator.jetstream().delete_stream(stream)
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 try:
@@ -182,10 +198,10 @@ async def test_who_opens_a_queue_without_limits_keeps_those_that_it_has(
         await second.enqueue(b"")
         with pytest.raises(Overloaded, match="at most 2"):
             await second.enqueue(b"")
-        job = await second.dequeue(1)
+        job = await second.dequeue(DEADLINE_S)
         assert job is not None
         await job.nack()
-        again = await second.dequeue(1)
+        again = await second.dequeue(DEADLINE_S)
         assert again is not None
         assert again.payload == b""
         assert await second.dequeue(0) is None

@@ -216,7 +216,7 @@ class NatsWorkQueue:
 
     async def _keep(self) -> None:
         """See that NATS has the queue, until it is closed: who only provides it would not notice."""
-        while True:
+        while not self._closed:  # a cancellation that comes together with an answer of NATS's client is forgotten
             await asyncio.sleep(KEEP_S)
             try:
                 await self._again_if_gone(lambda: self._jetstream.consumer_info(self._stream.name, CONSUMER))
