@@ -1,18 +1,24 @@
 """No step of the prefix index takes long: what many workers hold under names of their own is in short runs, and what
-takes long in all goes in slices. Steps are counted here in blocks and names, as times depend on the machine."""
+takes long in all goes in slices. Steps are counted here in blocks, names or lines of code that ran, as times depend on
+the machine."""
 
 from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Callable
 
+import pytest
 from tests._core.prefix_model import store
+from tests.count_lines import lines_of
 
 from dynamo._core._prefix_names import U64s
 from dynamo._core.prefix_index import Applied, PrefixIndex, WorkerKey
 
 WORKERS = [WorkerKey(number) for number in range(64)]
 BLOCKS = 512
+#: Two milliseconds, more or less.
+LINES_PER_SLICE = 20_000
 
 
 def hashes(chance: random.Random, count: int) -> U64s:
@@ -116,3 +122,77 @@ def test_a_dump_goes_on_while_the_index_changes() -> None:
     again = PrefixIndex()
     assert sum(store(again, event).applied for event in heard) == 2 * BLOCKS
     assert again.find(tokens) == {stays: BLOCKS}
+
+
+def one_by_one(chance: random.Random) -> tuple[PrefixIndex, list[WorkerKey]]:
+    """One worker stores its blocks one at a time, as in a decode."""
+    index = PrefixIndex()
+    for _ in range(10):
+        parent = None
+        for name in hashes(chance, 2 * BLOCKS):
+            index.store(WORKERS[0], parent, [name], [name])
+            parent = name
+    return index, WORKERS[:1]
+
+
+def branching(chance: random.Random, num_salted: int = 0) -> tuple[PrefixIndex, list[WorkerKey]]:
+    """A worker goes on by itself in the middle of what others hold: without it, two pieces become one."""
+    index = PrefixIndex()
+    for _ in range(150):
+        tokens, names = hashes(chance, BLOCKS), hashes(chance, BLOCKS)
+        index.store(WORKERS[1], None, names, tokens)
+        for worker in WORKERS[2 : 2 + num_salted]:
+            index.store(worker, None, hashes(chance, BLOCKS), tokens)
+        index.store(WORKERS[0], None, names[: BLOCKS // 2], tokens[: BLOCKS // 2])
+        index.store(WORKERS[0], names[BLOCKS // 2 - 1], hashes(chance, 1), hashes(chance, 1))
+    return index, WORKERS[:1]
+
+
+def branching_where_names_differ(chance: random.Random) -> tuple[PrefixIndex, list[WorkerKey]]:
+    """The same, and those others have names of their own."""
+    return branching(chance, num_salted=3)
+
+
+def all_but_one(chance: random.Random) -> tuple[PrefixIndex, list[WorkerKey]]:
+    """Of many workers that hold the same, only one stays."""
+    index = PrefixIndex()
+    for _ in range(300):
+        tokens, names = hashes(chance, 10), hashes(chance, 10)
+        for worker in WORKERS:
+            index.store(worker, None, names, tokens)
+    return index, WORKERS[1:]
+
+
+def each_a_bit_less(chance: random.Random) -> tuple[PrefixIndex, list[WorkerKey]]:
+    """Each of very many workers holds another part of the same runs, and one of them goes."""
+    index = PrefixIndex()
+    workers = [WorkerKey(number) for number in range(400)]
+    for _ in range(60):
+        tokens, names = hashes(chance, BLOCKS), hashes(chance, BLOCKS)
+        for depth, worker in zip(range(BLOCKS, 0, -1), workers, strict=False):
+            index.store(worker, None, names[:depth], tokens[:depth])
+    return index, workers[:1]
+
+
+@pytest.mark.parametrize("filled", [one_by_one, branching, branching_where_names_differ, all_but_one, each_a_bit_less])
+def test_no_slice_of_forgetting_workers_does_much(
+    filled: Callable[[random.Random], tuple[PrefixIndex, list[WorkerKey]]],
+) -> None:
+    index, gone = filled(random.Random(1))
+    for worker in gone:
+        index.remove_worker(worker)
+    is_done, longest = False, 0
+    while not is_done:
+        is_done, lines = lines_of(index.reclaim)
+        longest = max(longest, lines)
+    assert longest < LINES_PER_SLICE
+
+
+def test_sets_of_many_workers_are_forgotten_before_that_takes_long() -> None:
+    """They are remembered for those who ask, and hold as many keys as workers: freeing a million takes a while."""
+    index, tokens = PrefixIndex(), range(600)
+    for number in range(600):
+        index.store(WorkerKey(number), None, tokens[: number + 1], tokens[: number + 1])
+    for depth in range(1, 601):
+        index.find([*tokens[:depth], 1000])
+    assert sum(map(len, index._workers._sets.values())) <= 1 << 17

@@ -41,6 +41,8 @@ class PrefixTree:
         self.num_unique = 0
         #: Names that are kept besides the shared ones.
         self.num_extra = 0
+        #: Names that were given to another run so far, by a split or a merge: what takes time and shows nowhere else.
+        self.num_moved = 0
         #: The run that got too many own names last, if one did; see `thin`.
         self.crowded: Run | None = None
 
@@ -255,17 +257,18 @@ class PrefixTree:
             else:
                 self._unlink(run, first)
 
-    def purge(self, run: Run, names_max: int) -> int:
-        """Forget retired workers in a run, one at least; once that many of their own names went, the others stay.
+    def purge(self, run: Run, budget: int) -> int:
+        """Forget retired workers in a run, one at least; with the budget spent, the others stay.
 
-        Returns how many names of their own went.
+        Returns what was spent: one for each worker, and one for each name of its own.
         """
-        before = self.num_extra
-        for number in bits(run.holders() & self._workers.retired):
+        spent, before = 0, self.num_extra
+        for done, number in enumerate(bits(run.holders() & self._workers.retired), 1):
             self._shorten(run, self._workers.numbered(number), 0)
-            if before - self.num_extra >= names_max:
+            spent = done + before - self.num_extra
+            if spent >= budget:
                 break
-        return before - self.num_extra
+        return spent
 
     def evict(self, excess: int) -> Run:
         """Drop up to `excess` blocks from the end of the least recently used run; returns that run."""
@@ -392,6 +395,8 @@ class PrefixTree:
         """Give a run another number."""
         if run.names is not None:
             self._table.move(run.names, run.id, run_id)
+            self.num_moved += len(run.names)
         for number, own in (run.own or {}).items():
             self._table.move(self._workers.numbered(number).salted(own), run.id, run_id)
+            self.num_moved += len(own)
         run.id = run_id

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from dynamo._core._prefix_names import U64_MAX, U64s
 from dynamo._core._prefix_run import bits
 
-#: Decoded sets of workers that are remembered; the same few occur again and again.
-_SETS_REMEMBERED = 4096
+#: Decoded sets of workers are remembered, since the same few occur again and again: so many workers in all of them.
+#: More would take milliseconds to let go of.
+_KEYS_REMEMBERED = 1 << 17
 _ODD = 0x9E3779B97F4A7C15
 
 
@@ -93,6 +94,7 @@ class Workers:
         self._by_key: dict[WorkerKey, Worker] = {}
         self._by_number: list[Worker | None] = []
         self._sets: dict[int, dict[WorkerKey, None]] = {}
+        self._num_remembered = 0
         self.live = 0
         self.retired = 0
 
@@ -132,7 +134,7 @@ class Workers:
         self.retired &= ~mask
         for number in bits(mask):
             self._by_number[number] = None
-        self._sets.clear()
+        self._forget_sets()
 
     def keys(self, mask: int) -> dict[WorkerKey, None]:
         """Return the keys of a set of workers.
@@ -141,7 +143,13 @@ class Workers:
         """
         keys = self._sets.get(mask)
         if keys is None:
-            if len(self._sets) >= _SETS_REMEMBERED:
-                self._sets.clear()
-            keys = self._sets[mask] = dict.fromkeys(self.numbered(number).key for number in bits(mask))
+            keys = dict.fromkeys(self.numbered(number).key for number in bits(mask))
+            if self._num_remembered + len(keys) > _KEYS_REMEMBERED:
+                self._forget_sets()
+            self._num_remembered += len(keys)
+            self._sets[mask] = keys
         return keys
+
+    def _forget_sets(self) -> None:
+        self._sets.clear()
+        self._num_remembered = 0

@@ -36,7 +36,7 @@ __all__ = ["Applied", "PrefixIndex", "StoredBlocks", "WorkerKey"]
 #: About 150 MB where engines agree about names.
 BLOCKS_MAX = 1 << 22
 WORKERS_MAX = 4096
-#: How much is forgotten at a time: half a millisecond, and at most as much again to finish a run.
+#: How much is forgotten at a time: half a millisecond, and about a millisecond to finish a run.
 RECLAIM_BLOCKS = 512
 #: Each event also forgets a little, so that retired workers go even if nobody calls `reclaim`.
 _RECLAIM_PER_EVENT_BLOCKS = 16
@@ -232,16 +232,16 @@ class PrefixIndex:
             self._next_run += 1
         if run is None or tree.runs[run.id] is not run:
             return 1
-        before, retired = tree.num_unique, run.holders() & self._workers.retired
-        own = tree.purge(run, budget_blocks) if retired else 0
-        if run.holders() & self._workers.retired:
+        looked_at, num_unique, num_moved = 1 + len(run.partial or ()), tree.num_unique, tree.num_moved
+        purged = tree.purge(run, budget_blocks)
+        if purged and run.holders() & self._workers.retired:
             tree.unswept.append(run)
-        elif again or retired:
+        elif again or purged:
             # One at a time: a prompt has any number of runs, which may all go now.
             parent = tree.tidy_one(run)
             if parent is not None:
                 tree.unswept.append(parent)
-        return 1 + own + before - tree.num_unique
+        return looked_at + purged + num_unique - tree.num_unique + tree.num_moved - num_moved
 
     def dump(self, worker: WorkerKey | None = None) -> Iterator[StoredBlocks]:
         """Yield what a worker, or every one, holds: stored again in this order, it gives the same index.
