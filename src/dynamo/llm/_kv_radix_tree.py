@@ -125,12 +125,15 @@ class RadixTree:
             self._faults.note_unapplied(apply_event(self._index, worker, change))
 
     def remove_worker(self, worker_id: int) -> None:
-        """Forget a worker with all its ranks; one that is not known is no error."""
+        """Forget a worker with all its ranks; one that is not known is no error.
+
+        It is found no more from now on. Its memory is taken back bit by bit, now and with each event that is stored.
+        """
         check_whole("worker_id", worker_id)
         for worker in self._index.workers():
             if worker.worker_id == worker_id:
                 self._index.remove_worker(worker)
-        self._reclaim()
+        self._index.reclaim()
 
     def clear_all_blocks(self, worker_id: int) -> None:
         """Have a worker hold nothing, at any of its ranks."""
@@ -139,10 +142,6 @@ class RadixTree:
     def dump_tree_as_events(self) -> list[str]:
         """Return `RouterEvent`s as JSON: applied in this order, they make the same tree."""
         return [_encoder.encode(event).decode() for event in dumped_events(self._index.dump())]
-
-    def _reclaim(self) -> None:
-        while not self._index.reclaim():
-            pass
 
 
 def _given(data: KvCacheEventData | None) -> KvCacheEventData:

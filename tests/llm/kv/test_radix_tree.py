@@ -6,6 +6,7 @@ import json
 
 import msgspec
 import pytest
+from tests.count_lines import lines_of
 from tests.llm.kv.scene import tokens_hashes
 
 from dynamo._core.errors import InvalidArgument
@@ -55,6 +56,20 @@ def test_blocks_go_one_by_one_with_a_worker_or_all_at_once() -> None:
     tree.apply_event(1, b'{"event_id": 3, "data": "cleared"}')
     assert tree.find_matches(PROMPT).scores == {}
     assert tree.num_blocks == 0
+
+
+def test_a_worker_of_many_blocks_goes_as_soon_as_one_of_few_and_its_memory_comes_back_with_events() -> None:
+    tree = RadixTree()
+    prompts = [tokens_hashes(300, first_token=10_000 * number) for number in range(40)]
+    for prompt in prompts:
+        tree.apply_event(1, stored(prompt))
+    _, lines = lines_of(lambda: tree.remove_worker(1))
+    assert lines < 20_000
+    assert (tree.find_matches(prompts[0]).scores, tree.num_blocks) == ({}, 0)
+    assert tree._index.num_unique_blocks > 11_000
+    for _ in range(40):
+        tree.apply_event(2, stored(prompts[0]))
+    assert tree._index.num_unique_blocks == 300
 
 
 def test_an_event_may_have_the_worker_around_it() -> None:
