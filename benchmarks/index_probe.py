@@ -95,8 +95,8 @@ def take_away(index: Index, held: list[Conversation]) -> dict[str, float]:
     return {
         "removed blocks/s": removed / took_s,
         "removing a worker: its blocks": num_blocks[most],
-        "removing a worker: longest pause, ms": max(pauses_s) * 1e3,
-        "removing a worker: in all, ms": sum(pauses_s) * 1e3,
+        "removing a worker: longest pause, CPU ms": max(pauses_s) * 1e3,
+        "removing a worker: in all, CPU ms": sum(pauses_s) * 1e3,
     }
 
 
