@@ -434,6 +434,6 @@ def test_the_names_of_the_door_are_those_of_its_stub() -> None:
 
     assert _entrypoint_door.__file__ is not None
     stub = Path(_entrypoint_door.__file__).with_suffix(".pyi").read_text()
-    assert set(re.findall(r" as (\w+)", stub)) == set(vars(_entrypoint_door)["_HOMES"])
-    for name in vars(_entrypoint_door)["_HOMES"]:
+    assert set(re.findall(r" as (\w+)", stub)) == set(vars(_entrypoint_door)["_LAZY"])
+    for name in vars(_entrypoint_door)["_LAZY"]:
         assert getattr(_entrypoint_door, name) is not None

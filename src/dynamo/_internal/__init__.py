@@ -6,8 +6,9 @@ without notice; users get the same objects from methods, such as `runtime.namesp
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo._core.context import CancellationToken, Context
@@ -17,20 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CancellationToken", "Component", "Context", "ModelDeploymentCard", "ModelRuntimeConfig", "Namespace"]
 
-_PLACES = {
-    "CancellationToken": "dynamo._core.context:CancellationToken",
-    "Component": "dynamo.runtime._component:Component",
-    "Context": "dynamo._core.context:Context",
+#: Where each name is.
+_LAZY = {
+    "CancellationToken": "dynamo._core.context",
+    "Component": "dynamo.runtime._component",
+    "Context": "dynamo._core.context",
     "ModelDeploymentCard": "dynamo.llm._model_card:ModelCard",
-    "ModelRuntimeConfig": "dynamo.llm._model_config:ModelRuntimeConfig",
-    "Namespace": "dynamo.runtime._component:Namespace",
+    "ModelRuntimeConfig": "dynamo.llm._model_config",
+    "Namespace": "dynamo.runtime._component",
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        place = _PLACES.get(name)
-        if place is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, _, attribute = place.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+    __getattr__ = lazy_names(__name__, _LAZY)

@@ -5,8 +5,9 @@ What is here is imported when it is asked for: the engine needs no SDK, and Ctrl
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo.echo._engine import EchoEngine
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["EchoEngine", "EchoWorker"]
 
 #: Where each name is.
-_LAZY = {"EchoEngine": "_engine", "EchoWorker": "_service"}
+_LAZY = {"EchoEngine": "._engine", "EchoWorker": "._service"}
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    __getattr__ = lazy_names(__name__, _LAZY)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo.entrypoint._args import EngineType, EntrypointArgs
@@ -17,17 +18,12 @@ __all__ = ["EngineConfig", "EngineType", "EntrypointArgs", "make_engine", "run_i
 
 #: Where each name is.
 _LAZY = {
-    "EngineConfig": "_make",
-    "EngineType": "_args",
-    "EntrypointArgs": "_args",
-    "make_engine": "_make",
-    "run_input": "_inputs",
+    "EngineConfig": "._make",
+    "EngineType": "._args",
+    "EntrypointArgs": "._args",
+    "make_engine": "._make",
+    "run_input": "._inputs",
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    __getattr__ = lazy_names(__name__, _LAZY)

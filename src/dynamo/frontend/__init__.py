@@ -5,8 +5,9 @@ They are imported when they are asked for: the command needs no SDK, and starts 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo.frontend._http_service import HttpService
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Frontend", "HttpService"]
 
 #: Where each name is.
-_LAZY = {"Frontend": "_service", "HttpService": "_http_service"}
+_LAZY = {"Frontend": "._service", "HttpService": "._http_service"}
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    __getattr__ = lazy_names(__name__, _LAZY)

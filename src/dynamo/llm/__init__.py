@@ -5,11 +5,11 @@ What concerns KV caches is imported when it is asked for.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING
 
 from dynamo._core._log_message import log_message
+from dynamo._core.lazy import lazy_names
 from dynamo._core.stability import Stability, Tier
 from dynamo.llm._block_hash import compute_block_hash_for_seq
 from dynamo.llm._engine import Engine
@@ -141,74 +141,62 @@ __stability__: dict[str, Stability] = {"FinishReason": Stability(Tier.STABLE, "0
 
 #: Where each name is that is imported when it is asked for.
 _LAZY = {
-    "AggregatedMetrics": "_kv_metrics_aggregator",
-    "ApproxKvIndexer": "_kv_router.approx_indexer",
-    "Backend": "_entrypoint_backend",
-    "Candidate": "_kv_router.policy",
-    "Decision": "_kv_router.decision",
-    "EndpointKvMetrics": "_kv_metrics_aggregator",
-    "EngineConfig": "_entrypoint_door",
-    "EngineType": "_entrypoint_door",
-    "EntrypointArgs": "_entrypoint_door",
-    "ForwardPassMetrics": "_load_stats",
-    "HttpAsyncEngine": "_entrypoint_engines",
-    "HttpError": "_entrypoint_errors",
-    "HttpService": "_entrypoint_door",
-    "KvEventPublisher": "_compat",
-    "KvIndexer": "_kv_indexer",
-    "KvMetricsAggregator": "_kv_metrics_aggregator",
-    "KvMetricsPublisher": "_kv_metrics",
-    "KvPublisher": "_kv_publisher",
-    "KvPushRouter": "_compat",
-    "KvPushRouterStream": "_compat",
-    "KvRecorder": "_kv_recorder",
-    "KvRouter": "_kv_router.router",
-    "KvRouterConfig": "_kv_router.config",
-    "KvStats": "_load_stats",
-    "LoadThresholdConfig": "_kv_router.config",
-    "ModelConfig": "_model_config",
-    "OAIChatPreprocessor": "_entrypoint_preprocessor",
-    "OverlapScores": "_kv_radix_tree",
-    "PolicyClass": "_kv_router.config",
-    "PythonAsyncEngine": "_entrypoint_engines",
-    "RadixTree": "_kv_radix_tree",
-    "RouterConfig": "_kv_router.config",
-    "RouterConfigOverride": "_routing",
-    "RouterMode": "_kv_router.config",
-    "RoutingConstraints": "_routing",
-    "SpecDecodeStats": "_load_stats",
-    "WorkerMetricsPublisher": "_kv_metrics",
-    "WorkerStats": "_load_stats",
-    "ZmqKvEventListener": "_compat",
-    "ZmqKvEventPublisher": "_compat",
-    "ZmqKvEventPublisherConfig": "_compat",
-    "compute_block_hash_for_seq_py": "_compat",
-    "make_engine": "_entrypoint_door",
-    "run_input": "_entrypoint_door",
+    "AggregatedMetrics": "._kv_metrics_aggregator",
+    "ApproxKvIndexer": "._kv_router.approx_indexer",
+    "Backend": "._entrypoint_backend",
+    "Candidate": "._kv_router.policy",
+    "Decision": "._kv_router.decision",
+    "EndpointKvMetrics": "._kv_metrics_aggregator",
+    "EngineConfig": "._entrypoint_door",
+    "EngineType": "._entrypoint_door",
+    "EntrypointArgs": "._entrypoint_door",
+    "ForwardPassMetrics": "._load_stats",
+    "HttpAsyncEngine": "._entrypoint_engines",
+    "HttpError": "._entrypoint_errors",
+    "HttpService": "._entrypoint_door",
+    "KvEventPublisher": "._compat",
+    "KvIndexer": "._kv_indexer",
+    "KvMetricsAggregator": "._kv_metrics_aggregator",
+    "KvMetricsPublisher": "._kv_metrics",
+    "KvPublisher": "._kv_publisher",
+    "KvPushRouter": "._compat",
+    "KvPushRouterStream": "._compat",
+    "KvRecorder": "._kv_recorder",
+    "KvRouter": "._kv_router.router",
+    "KvRouterConfig": "._kv_router.config",
+    "KvStats": "._load_stats",
+    "LoadThresholdConfig": "._kv_router.config",
+    "ModelConfig": "._model_config",
+    "OAIChatPreprocessor": "._entrypoint_preprocessor",
+    "OverlapScores": "._kv_radix_tree",
+    "PolicyClass": "._kv_router.config",
+    "PythonAsyncEngine": "._entrypoint_engines",
+    "RadixTree": "._kv_radix_tree",
+    "RouterConfig": "._kv_router.config",
+    "RouterConfigOverride": "._routing",
+    "RouterMode": "._kv_router.config",
+    "RoutingConstraints": "._routing",
+    "SpecDecodeStats": "._load_stats",
+    "WorkerMetricsPublisher": "._kv_metrics",
+    "WorkerStats": "._load_stats",
+    "ZmqKvEventListener": "._compat",
+    "ZmqKvEventPublisher": "._compat",
+    "ZmqKvEventPublisherConfig": "._compat",
+    "compute_block_hash_for_seq_py": "._compat",
+    "make_engine": "._entrypoint_door",
+    "run_input": "._entrypoint_door",
 }
 #: Names that have moved out of sight, and where they are; each import of one warns.
-_MOVED = {
-    "ModelDeploymentCard": ("_model_card", "ModelCard"),
-    "ModelRuntimeConfig": ("_model_config", "ModelRuntimeConfig"),
-}
-
-
-def _moved(name: str) -> object:
-    warnings.warn(
-        f"dynamo.llm.{name} is dynamo._internal.{name} now, and goes from here with version 1.0",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    module, attribute = _MOVED[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-
+_MOVED = {"ModelDeploymentCard": "._model_card:ModelCard", "ModelRuntimeConfig": "._model_config"}
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
+    _lazy = lazy_names(__name__, _LAZY | _MOVED)
 
     def __getattr__(name: str) -> object:
         if name in _MOVED:
-            return _moved(name)
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            warnings.warn(
+                f"dynamo.llm.{name} is dynamo._internal.{name} now, and goes from here with version 1.0",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        return _lazy(name)

@@ -3,10 +3,10 @@
 The stub beside this file tells type checkers what the names are. Nothing is imported before one is asked for.
 """
 
-import importlib
+from dynamo._core.lazy import lazy_names
 
 #: Where each name is.
-_HOMES = {
+_LAZY = {
     "EngineConfig": "dynamo.entrypoint",
     "EngineType": "dynamo.entrypoint",
     "EntrypointArgs": "dynamo.entrypoint",
@@ -15,9 +15,4 @@ _HOMES = {
     "run_input": "dynamo.entrypoint",
 }
 
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+__getattr__ = lazy_names(__name__, _LAZY)

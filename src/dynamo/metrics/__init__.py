@@ -14,10 +14,10 @@ request in which a metric is used. `prometheus_client` does the counting; it is 
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING
 
+from dynamo._core.lazy import lazy_names
 from dynamo._core.stability import Stability, Tier
 
 if TYPE_CHECKING:
@@ -49,39 +49,36 @@ __stability__: dict[str, Stability] = {"DEFAULT_BUCKETS": Stability(Tier.STABLE,
 
 #: Where each name is, which is imported when it is asked for.
 _LAZY = {
-    "DEFAULT_BUCKETS": "_metrics",
-    "Counter": "_metric",
-    "Gauge": "_metric",
-    "Histogram": "_metric",
-    "Metrics": "_metrics",
-    "counter": "_metrics",
-    "gauge": "_metrics",
-    "histogram": "_metrics",
-    "scope": "_scope",
+    "DEFAULT_BUCKETS": "._metrics",
+    "Counter": "._metric",
+    "Gauge": "._metric",
+    "Histogram": "._metric",
+    "Metrics": "._metrics",
+    "counter": "._metrics",
+    "gauge": "._metrics",
+    "histogram": "._metrics",
+    "scope": "._scope",
 }
-#: Older names, which `import *` does not ask for: where each is, how it is called there, and what to use instead.
-__former__: dict[str, tuple[str, str, str]] = {
-    "CounterVec": ("_compat", "CounterVec", "Counter"),
-    "GaugeVec": ("_compat", "GaugeVec", "Gauge"),
-    "IntCounter": ("_metric", "Counter", "Counter"),
-    "IntCounterVec": ("_compat", "CounterVec", "Counter"),
-    "IntGauge": ("_metric", "Gauge", "Gauge"),
-    "IntGaugeVec": ("_compat", "GaugeVec", "Gauge"),
-    "RuntimeMetrics": ("_compat", "RuntimeMetrics", "Metrics"),
+#: Older names, which `import *` does not ask for: where each is, and what to use instead.
+__former__: dict[str, tuple[str, str]] = {
+    "CounterVec": ("._compat", "Counter"),
+    "GaugeVec": ("._compat", "Gauge"),
+    "IntCounter": ("._metric:Counter", "Counter"),
+    "IntCounterVec": ("._compat:CounterVec", "Counter"),
+    "IntGauge": ("._metric:Gauge", "Gauge"),
+    "IntGaugeVec": ("._compat:GaugeVec", "Gauge"),
+    "RuntimeMetrics": ("._compat", "Metrics"),
 }
-
 
 if not TYPE_CHECKING:  # checkers take it for "any name is there"
+    _lazy = lazy_names(__name__, _LAZY | {name: place for name, (place, _) in __former__.items()})
 
     def __getattr__(name: str) -> object:
-        if name in _LAZY:
-            return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-        if name not in __former__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, former, successor = __former__[name]
-        warnings.warn(
-            f"dynamo.metrics.{name} is dynamo.metrics.{successor} now, and goes with version 1.0",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return getattr(importlib.import_module(f"{__name__}.{module}"), former)
+        if name in __former__:
+            _, successor = __former__[name]
+            warnings.warn(
+                f"dynamo.metrics.{name} is dynamo.metrics.{successor} now, and goes with version 1.0",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        return _lazy(name)

@@ -7,8 +7,9 @@ What is here is imported when it is asked for: the engine needs no SDK, and Ctrl
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo.mocker._config import MockerConfig
@@ -21,19 +22,14 @@ __all__ = ["MockerConfig", "MockerEngine", "MockerWorker", "PolynomialTiming", "
 
 #: Where each name is.
 _LAZY = {
-    "MockerConfig": "_config",
-    "MockerEngine": "_engine",
-    "MockerWorker": "_service",
-    "PolynomialTiming": "_timing",
-    "RankStats": "_rank",
-    "StepWork": "_timing",
-    "TimingModel": "_timing",
+    "MockerConfig": "._config",
+    "MockerEngine": "._engine",
+    "MockerWorker": "._service",
+    "PolynomialTiming": "._timing",
+    "RankStats": "._rank",
+    "StepWork": "._timing",
+    "TimingModel": "._timing",
 }
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    __getattr__ = lazy_names(__name__, _LAZY)

@@ -21,7 +21,6 @@ asyncio.run(main())
 Of the classes that are not here (a namespace, a component, a context), objects come from methods and to handlers.
 """
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,7 @@ from dynamo._core.errors import (
     WorkerUnavailable,
 )
 from dynamo._core.event_plane import Gap
+from dynamo._core.lazy import lazy_names
 from dynamo._core.work_queue import QueueLimits
 from dynamo.runtime._client import Client
 from dynamo.runtime._codec import Annotated
@@ -102,19 +102,17 @@ __all__ = [
 #: Names that have moved out of sight, and where they are; each import of one warns.
 _MOVED = {
     "CancellationToken": "dynamo._core.context",
-    "Component": "dynamo.runtime._component",
+    "Component": "._component",
     "Context": "dynamo._core.context",
-    "Namespace": "dynamo.runtime._component",
+    "Namespace": "._component",
 }
 #: Names of 0.x whose methods warn.
-_FORMER = {"EtcdClient": "dynamo.runtime._compat", "EtcdKvCache": "dynamo.runtime._compat"}
+_FORMER = {"EtcdClient": "._compat", "EtcdKvCache": "._compat"}
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
+    _lazy = lazy_names(__name__, _MOVED | _FORMER)
 
     def __getattr__(name: str) -> object:
-        module = _MOVED.get(name) or _FORMER.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         if name in _MOVED:
             warnings.warn(
                 f"dynamo.runtime.{name} is dynamo._internal.{name} now, and goes from here with version 1.0; "
@@ -122,4 +120,4 @@ if not TYPE_CHECKING:  # to a type checker there is nothing here but the names a
                 DeprecationWarning,
                 stacklevel=2,
             )
-        return getattr(importlib.import_module(module), name)
+        return _lazy(name)

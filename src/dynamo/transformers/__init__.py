@@ -7,8 +7,9 @@ What is here is imported when it is asked for: the engine needs no SDK, and Ctrl
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dynamo._core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynamo.transformers._engine import TransformersEngine
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TransformersEngine", "TransformersWorker"]
 
 #: Where each name is.
-_LAZY = {"TransformersEngine": "_engine", "TransformersWorker": "_service"}
+_LAZY = {"TransformersEngine": "._engine", "TransformersWorker": "._service"}
 
 if not TYPE_CHECKING:  # to a type checker there is nothing here but the names above
-
-    def __getattr__(name: str) -> object:
-        module = _LAZY.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    __getattr__ = lazy_names(__name__, _LAZY)
