@@ -37,6 +37,16 @@ def test_the_help_names_every_command(arguments: list[str]) -> None:
     assert all(f" {command} " in result.stdout for command in ("serve", "run", "explain", "doctor", "env"))
 
 
+def test_the_commands_are_known_without_what_any_of_them_does() -> None:
+    """A shell asks for them whenever somebody presses the tabulator key."""
+    needed = {"asyncio", "dynamo.llm", "dynamo.runtime", "dynamo.sdk", "msgspec", "pydantic", "rich", "watchfiles"}
+    script = f"import sys, dynamo.cli._app; print(sorted({needed} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_a_command_that_is_misspelled_is_suggested() -> None:
     result = run.invoke(app, ["serv"], env=PLAIN)
     assert (result.exit_code, result.stdout) == (2, "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -110,9 +108,3 @@ def test_the_help_names_every_option_and_word() -> None:
         "8080", "DYN_HTTP_PORT",
     ):  # fmt: skip
         assert word in result.output
-
-
-def test_other_commands_do_not_load_what_run_needs() -> None:
-    script = "import sys, dynamo.cli._app; print([name for name in sys.modules if '.cli._run_' in name])"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30)
-    assert done.stdout == "[]\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -54,6 +53,8 @@ def doctor(
     Nothing is changed anywhere. The exit status is 0 if all is well, and 1 if something is wrong, be it a
     warning.
     """
+    import asyncio
+
     from dynamo._core.errors import ConfigError
     from dynamo.cli._doctor_examine import examine
     from dynamo.cli._doctor_finding import Level, lines

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +73,8 @@ def env(
 
 def sections(environ: Mapping[str, str]) -> list[Section]:
     """Return the whole report."""
+    from importlib.metadata import requires  # slow to import
+
     return [
         Section("system", "System", _system()),
         Section("python", "Python", _python()),
@@ -152,6 +153,8 @@ def packages(requirements: Iterable[str]) -> dict[str, str | None]:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:

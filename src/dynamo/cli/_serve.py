@@ -1,40 +1,17 @@
-"""`dynamo serve`: start an inference graph on this machine."""
+"""`dynamo serve`: start an inference graph on this machine. What it does is imported when it is called."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from enum import StrEnum
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from dynamo._core.errors import ConfigError, WrongUsage
-from dynamo._core.exit_status import FAILED, INTERRUPTED, OK, USAGE
-from dynamo.cli._serve_plan import Wanted, check_reload, depends_variables
-from dynamo.sdk._console import Console
-from dynamo.sdk._edits import follow_edits
-from dynamo.sdk._effective import show
-from dynamo.sdk._end_signals import unless_ended
-from dynamo.sdk._json_console import JsonConsole
-from dynamo.sdk._orphans import Family
-from dynamo.sdk._plan import Plan
-from dynamo.sdk._slot import RestartPolicy
-from dynamo.sdk._supervisor import Reloading, Supervision, supervise
-
-
-class LogFormat(StrEnum):
-    """How everything is printed, the lines of the workers included."""
-
-    text = "text"
-    json = "json"
-
+from dynamo.cli._serve_options import LogFormat, ServeOptions
 
 _OVERRIDE = re.compile(r"--(?P<path>[A-Za-z_]\w*\.[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 
@@ -185,55 +162,22 @@ def serve(
     is wrong and 130 after a second Ctrl-C or SIGTERM, or the first one while the graph is imported.
     """
     began = time.monotonic()
-    console = (JsonConsole if log_format is LogFormat.json else Console).standard()
-    config = None if config_file is None else str(config_file)
-    watched = None if config_file is None else str(config_file.resolve())
-    family = Family.adopting()
-    try:
-        folder = _resolved(working_dir)
-        wanted = Wanted(graph, folder, config, ctx.obj, host, port, insecure, service_name, verbose, dict(os.environ))
-        environment = {**os.environ, **depends_variables(depends or []), **_worker_variables(log_format, reload)}
-        if reload:
-            check_reload(environment)
-        read = partial(wanted.plan, console, family, environment)
-        how = Supervision(
-            environment,
-            restart=RestartPolicy() if restart else None,
-            reloading=Reloading(partial(follow_edits, folder, watched), read) if reload else None,
-            began=began,
-            verbose=verbose,
-            family=family,
-        )
-        status = asyncio.run(_serve(read, console, how, dry_run=dry_run))
-    except ConfigError as error:
-        console.error(error.message)
-        raise typer.Exit(USAGE if isinstance(error, WrongUsage) else FAILED) from None
-    raise typer.Exit(status)
+    from dynamo.cli._serve_start import start
 
-
-async def _serve(read: Callable[[], Awaitable[Plan]], console: Console, how: Supervision, *, dry_run: bool) -> int:
-    """Return the exit status."""
-    plan = await unless_ended(read())
-    if plan is None:
-        return INTERRUPTED
-    if dry_run:
-        show(plan, console)
-        return OK
-    return await supervise(plan, console, how)
-
-
-def _resolved(working_dir: Path) -> str:
-    try:
-        return str(working_dir.resolve())
-    except OSError as error:  # the current one may have been deleted
-        raise WrongUsage(f"the working directory {working_dir} cannot be used: {error.strerror or error}") from error
-
-
-def _worker_variables(log_format: LogFormat, reload: bool) -> dict[str, str]:
-    variables = {}
-    if log_format is LogFormat.json:
-        variables["DYN_LOGGING_JSONL"] = "1"
-    if reload:
-        # Bytecode goes by the second in which its source was written: an edit within the same one would be missed.
-        variables["PYTHONDONTWRITEBYTECODE"] = "1"
-    return variables
+    options = ServeOptions(
+        graph=graph,
+        config_file=None if config_file is None else str(config_file),
+        overrides=ctx.obj,
+        port=port,
+        host=host,
+        insecure=insecure,
+        working_dir=working_dir,
+        service_name=service_name,
+        depends=depends or [],
+        reload=reload,
+        restart=restart,
+        log_format=log_format,
+        verbose=verbose,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(start(options, began))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dynamo._core.errors import ConfigError, WrongUsage
+from dynamo.cli._serve_options import ServeOptions
 from dynamo.runtime._system import system_settings
 from dynamo.sdk._config import MergedConfig, merged_config
 from dynamo.sdk._console import Console
@@ -19,18 +20,11 @@ from dynamo.sdk._sections import ENVIRONMENT_VARIABLE
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be served, as the command line says it."""
+    """What is to be served: what the command line says, where and among which variables."""
 
-    graph: str
+    options: ServeOptions
     working_dir: str
-    config_file: str | None
-    overrides: Sequence[str]
-    host: str | None
-    port: int | None
-    insecure: bool
-    service_name: str | None
-    verbose: bool
-    #: Of the command; its configuration is a layer of the whole one.
+    #: The configuration in it is a layer of the whole one.
     environment: Mapping[str, str]
 
     async def plan(self, console: Console, family: Family, import_environment: Mapping[str, str]) -> Plan:
@@ -38,19 +32,21 @@ class Wanted:
 
         `import_environment` is for the process that imports the graph, beside the configuration.
         """
-        config = self._config()
+        options, config = self.options, self._config()
         variables = {**import_environment, ENVIRONMENT_VARIABLE: json.dumps(config)}
-        outline = await read_outline(self.graph, self.working_dir, console, variables, family, verbose=self.verbose)
+        outline = await read_outline(
+            options.graph, self.working_dir, console, variables, family, verbose=options.verbose
+        )
         plan = make_plan(
-            self.graph,
+            options.graph,
             self.working_dir,
             outline,
             config,
             self.environment,
-            host=self.host,
-            port=self.port,
-            insecure=self.insecure,
-            service_name=self.service_name,
+            host=options.host,
+            port=options.port,
+            insecure=options.insecure,
+            service_name=options.service_name,
         )
         for warning in plan.warnings:
             console.warn(warning)
@@ -58,7 +54,7 @@ class Wanted:
 
     def _config(self) -> MergedConfig:
         try:
-            return merged_config(self.config_file, self.environment, self.overrides)
+            return merged_config(self.options.config_file, self.environment, self.options.overrides)
         except ConfigError as error:
             raise WrongUsage(error.message) from error
 
