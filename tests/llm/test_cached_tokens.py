@@ -15,6 +15,7 @@ from tests.llm.scene import DEADLINE_S, MODEL, Script, ScriptedEngine, World, lo
 from dynamo._core.context import Context
 from dynamo._core.errors import Disconnected
 from dynamo.llm import CompletionUsage, EngineOutput, PreprocessedRequest
+from dynamo.llm._engine_request import completion_usage
 from dynamo.llm._messages import PromptTokensDetails
 from dynamo.llm._openai import ChatRequest, CompletionRequest, OpenAIRequest, parse
 
@@ -109,3 +110,12 @@ async def test_of_a_request_that_moved_the_last_worker_says_it_and_only_of_the_p
 
     got = await usage_of(script, tiny_model, chat())
     assert got["prompt_tokens_details"] == {"cached_tokens": got["prompt_tokens"]}
+
+
+@pytest.mark.parametrize(("num_cached", "said"), [(0, 0), (3, 3), (5, 5), (7, 5)])
+def test_engines_say_no_more_tokens_to_be_cached_than_the_prompt_has(num_cached: int, said: int) -> None:
+    assert completion_usage(5, 2, num_cached) == CompletionUsage(5, 2, 7, PromptTokensDetails(said))
+
+
+def test_engines_that_do_not_know_what_was_cached_say_nothing_of_it() -> None:
+    assert completion_usage(5, 2) == CompletionUsage(5, 2, 7, prompt_tokens_details=None)

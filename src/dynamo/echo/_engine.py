@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator
 from dynamo._core.context import Context
 from dynamo._core.errors import ConfigError, EngineShutdown, InvalidArgument, Overloaded
 from dynamo._core.stability import beta
-from dynamo.llm._engine_request import num_prompt_tokens
-from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, PreprocessedRequest
+from dynamo.llm._engine_request import completion_usage, num_prompt_tokens
+from dynamo.llm._messages import EngineOutput, FinishReason, PreprocessedRequest
 
 MAX_NUM_SEQS = 4096
 MAX_CONTEXT_LENGTH = 131072
@@ -166,7 +166,5 @@ def _settle(place: asyncio.Future[bool], result: bool) -> bool:
 
 
 def _last(token_ids: list[int], reason: FinishReason, num_prompt: int, num_tokens: int) -> EngineOutput:
-    usage = CompletionUsage(
-        prompt_tokens=num_prompt, completion_tokens=num_tokens, total_tokens=num_prompt + num_tokens
-    )
+    usage = completion_usage(num_prompt, num_tokens)
     return EngineOutput(token_ids=token_ids, finish_reason=reason, completion_usage=usage)

@@ -6,8 +6,8 @@ from array import array
 
 from dynamo._core.blocks import BlockHasher
 from dynamo._core.errors import InvalidArgument
-from dynamo.llm._engine_request import num_prompt_tokens
-from dynamo.llm._messages import CompletionUsage, FinishReason, PreprocessedRequest, PromptTokensDetails
+from dynamo.llm._engine_request import completion_usage, num_prompt_tokens
+from dynamo.llm._messages import CompletionUsage, FinishReason, PreprocessedRequest
 from dynamo.mocker._answer import VOCABULARY, Answer, prompt_array
 from dynamo.mocker._block_pool import Block
 
@@ -92,16 +92,7 @@ class TokenSequence:
 
     def usage(self) -> CompletionUsage:
         """Return the tokens so far; those of an answer that began elsewhere are the answer's, and not the prompt's."""
-        num_answer = self._num_resumed + self.num_generated
-        cached = self.num_cached_tokens
-        return CompletionUsage(
-            prompt_tokens=self.num_prompt_tokens,
-            completion_tokens=num_answer,
-            total_tokens=self.num_prompt_tokens + num_answer,
-            prompt_tokens_details=(
-                None if cached is None else PromptTokensDetails(cached_tokens=min(cached, self.num_prompt_tokens))
-            ),
-        )
+        return completion_usage(self.num_prompt_tokens, self._num_resumed + self.num_generated, self.num_cached_tokens)
 
 
 def _max_tokens(request: PreprocessedRequest, max_context_length: int) -> int:

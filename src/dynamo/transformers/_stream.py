@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from dynamo._core.errors import DynamoError
-from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, PromptTokensDetails, TopLogprob
+from dynamo.llm._engine_request import completion_usage
+from dynamo.llm._messages import CompletionUsage, EngineOutput, FinishReason, TopLogprob
 
 
 class OutputStream:
@@ -91,12 +92,4 @@ class OutputStream:
         output.completion_usage = self._usage()
 
     def _usage(self) -> CompletionUsage:
-        cached = self.num_cached_tokens
-        return CompletionUsage(
-            prompt_tokens=self._num_prompt_tokens,
-            completion_tokens=self._num_tokens,
-            total_tokens=self._num_prompt_tokens + self._num_tokens,
-            prompt_tokens_details=(
-                None if cached is None else PromptTokensDetails(cached_tokens=min(cached, self._num_prompt_tokens))
-            ),
-        )
+        return completion_usage(self._num_prompt_tokens, self._num_tokens, self.num_cached_tokens)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dynamo._core.errors import DynamoError, EngineShutdown
+from dynamo.llm._engine_request import completion_usage
 from dynamo.llm._messages import (
     CompletionUsage,
     EngineOutput,
     FinishReason,
     PreprocessedRequest,
-    PromptTokensDetails,
     TopLogprob,
 )
 from dynamo.vllm._core import Produced, TokenLogprob
@@ -51,15 +51,7 @@ class Answer:
         return EngineOutput(finish_reason="cancelled", completion_usage=self._usage())
 
     def _usage(self) -> CompletionUsage:
-        cached = self._num_cached_tokens
-        return CompletionUsage(
-            prompt_tokens=self._num_prompt_tokens,
-            completion_tokens=self._num_tokens,
-            total_tokens=self._num_prompt_tokens + self._num_tokens,
-            prompt_tokens_details=(
-                None if cached is None else PromptTokensDetails(cached_tokens=min(cached, self._num_prompt_tokens))
-            ),
-        )
+        return completion_usage(self._num_prompt_tokens, self._num_tokens, self._num_cached_tokens)
 
 
 def _reason(said: str, is_stopped: bool) -> FinishReason:
