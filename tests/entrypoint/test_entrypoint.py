@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import openai
 import pytest
 from tests.cli.serving import environment_of
 from tests.llm.scene import World
+from tests.signalled import signalled_amid_answer
 
 from dynamo._core.errors import ConfigError, DynamoError, InvalidArgument, NotFound
 from dynamo.llm import (
@@ -249,32 +249,17 @@ def environment(tmp_path: Path) -> dict[str, str]:
 async def test_a_signal_ends_a_program_that_serves_after_its_requests(
     environment: dict[str, str], tiny_model: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", PROGRAM, "http", str(tiny_model)]
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            assert process.stdout is not None
-            while (
-                match := re.search(r"ready: serving \S+ at (\S+)", (await process.stdout.readline()).decode())
-            ) is None:
-                pass
-            body = {"model": tiny_model.name, "prompt": "one two three " * 20, "stream": True}
-            async with (
-                httpx.AsyncClient(base_url=match[1], timeout=DEADLINE_S) as client,
-                client.stream("POST", "/v1/completions", json=body) as response,
-            ):
-                lines = response.aiter_lines()
-                await anext(lines)
-                process.send_signal(number)
-                rest = [line async for line in lines if line]
-            assert rest[-1] == "data: [DONE]"
-            _, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-    assert process.returncode == 0
-    assert b"Traceback" not in errors
+    ended = await signalled_amid_answer(
+        ["-c", PROGRAM, "http", str(tiny_model)],
+        environment,
+        number,
+        ready=r"ready: serving \S+ at (\S+)",
+        path="/v1/completions",
+        body={"model": tiny_model.name, "prompt": "one two three " * 20},
+    )
+    assert ended.last_line == "data: [DONE]"
+    assert ended.status == 0
+    assert "Traceback" not in ended.errors
 
 
 # What is wrong.

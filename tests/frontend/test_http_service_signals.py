@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import sys
-from asyncio.subprocess import PIPE
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.cli.serving import environment_of
-
-DEADLINE_S = 30.0
-BODY: dict[str, object] = {"model": "patient", "messages": [{"role": "user", "content": "hi"}]}
+from tests.signalled import signalled_amid_answer
 
 #: The answer ends after the signal has been heard.
 PROGRAM = """
@@ -43,27 +37,14 @@ asyncio.run(main())
 async def test_a_signal_ends_a_program_that_only_serves_http_after_its_requests(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", PROGRAM]
-    process = await asyncio.create_subprocess_exec(
-        *command, env=environment_of(tmp_path / "discovery"), stdout=PIPE, stderr=PIPE
+    ended = await signalled_amid_answer(
+        ["-c", PROGRAM],
+        environment_of(tmp_path / "discovery"),
+        number,
+        ready=r"(\S+)",
+        path="/v1/chat/completions",
+        body={"model": "patient", "messages": [{"role": "user", "content": "hi"}]},
     )
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            assert process.stdout is not None
-            url = (await process.stdout.readline()).decode().strip()
-            async with (
-                httpx.AsyncClient(base_url=url, timeout=DEADLINE_S) as client,
-                client.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response,
-            ):
-                lines = response.aiter_lines()
-                await anext(lines)
-                process.send_signal(number)
-                rest = [line async for line in lines if line]
-            assert rest[-1] == "data: [DONE]"
-            _, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-    assert process.returncode == 0
-    assert b"Traceback" not in errors
+    assert ended.last_line == "data: [DONE]"
+    assert ended.status == 0
+    assert "Traceback" not in ended.errors
