@@ -15,6 +15,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import pytest_asyncio
 from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessageParam
 from tests.cli.serving import DEADLINE_S, Serving, all_gone, children_of, environment_of, readme_commands
 from tests.free_port import free_port
@@ -27,7 +28,7 @@ MESSAGE: ChatCompletionUserMessageParam = {"role": "user", "content": "Count to 
 async def graph(
     tmp_path: Path, model: Path, name: str = "graphs.agg:Frontend"
 ) -> AsyncIterator[tuple[Serving, openai.AsyncOpenAI]]:
-    """A graph of the README on a free port, and a client of it."""
+    """A graph of the README on a free port, and a client of it. Ctrl-C ends it, with status 0."""
     [arguments] = [one for one in readme_commands(EXAMPLE, "dynamo serve") if name in one]
     port = free_port()
     overrides = [f"--Worker.model_path={model}", "--Worker.model_name=tiny-model", f"--Frontend.http_port={port}"]
@@ -39,6 +40,17 @@ async def graph(
             base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S
         ) as client:
             yield serving, client
+        serving.interrupt()
+        assert await serving.exit_status() == 0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def agg(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> AsyncIterator[tuple[Serving, openai.AsyncOpenAI]]:
+    """The one that tests share: a start takes longer than what they ask of it."""
+    async with graph(tmp_path_factory.mktemp("agg"), tiny_model) as started:
+        yield started
 
 
 async def open_stream(client: openai.AsyncOpenAI, max_tokens: int) -> openai.AsyncStream[ChatCompletionChunk]:
@@ -52,40 +64,36 @@ async def open_stream(client: openai.AsyncOpenAI, max_tokens: int) -> openai.Asy
     )
 
 
-async def test_the_openai_package_streams_and_unary_answers_the_same(tmp_path: Path, tiny_model: Path) -> None:
-    async with graph(tmp_path, tiny_model) as (serving, client):
-        assert [model.id async for model in client.models.list()] == ["tiny-model"]
-        chunks = [chunk async for chunk in await open_stream(client, 24)]
-        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["length"]
-        whole = await client.chat.completions.create(
-            model="tiny-model",
-            messages=[MESSAGE],
-            max_tokens=24,
-            temperature=0,
-            extra_body={"ignore_eos": True},
-        )
-        assert whole.choices[0].message.content == streamed
-        assert whole.usage is not None
-        assert whole.usage.completion_tokens == 24
-        serving.interrupt()
-        assert await serving.exit_status() == 0
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_openai_package_streams_and_unary_answers_the_same(agg: tuple[Serving, openai.AsyncOpenAI]) -> None:
+    _, client = agg
+    assert [model.id async for model in client.models.list()] == ["tiny-model"]
+    chunks = [chunk async for chunk in await open_stream(client, 24)]
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["length"]
+    whole = await client.chat.completions.create(
+        model="tiny-model", messages=[MESSAGE], max_tokens=24, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert whole.choices[0].message.content == streamed
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 24
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_streams_of_a_worker_that_is_killed_go_on_and_the_next_request_succeeds(
-    tmp_path: Path, tiny_model: Path
+    agg: tuple[Serving, openai.AsyncOpenAI],
 ) -> None:
-    async with graph(tmp_path, tiny_model) as (serving, client):
-        streams = [await open_stream(client, 3000) for _ in range(2)]  # one on each worker
-        for stream in streams:
-            await anext(stream)
-        os.kill(worker_pids(serving)[0], signal.SIGKILL)
-        await asyncio.gather(*(read_on(stream) for stream in streams))
-        await serving.line("goes to another worker")
-        for stream in streams:
-            await stream.close()
-        for _ in range(3):
-            assert [chunk async for chunk in await open_stream(client, 4)][-1].choices[0].finish_reason == "length"
+    serving, client = agg
+    streams = [await open_stream(client, 3000) for _ in range(2)]  # one on each worker
+    for stream in streams:
+        await anext(stream)
+    os.kill(worker_pids(serving)[0], signal.SIGKILL)
+    await asyncio.gather(*(read_on(stream) for stream in streams))
+    await serving.line("goes to another worker")
+    for stream in streams:
+        await stream.close()
+    for _ in range(3):
+        assert [chunk async for chunk in await open_stream(client, 4)][-1].choices[0].finish_reason == "length"
 
 
 async def test_with_the_kv_router_a_prompt_that_repeats_goes_where_it_is_cached(
