@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.free_port import free_port
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 class EtcdServer:

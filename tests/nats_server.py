@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.free_port import free_port
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 class NatsServer:

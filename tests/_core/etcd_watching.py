@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dynamo._core.discovery import Change, Synced
 from dynamo._core.discovery.etcd import EtcdDiscovery
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @asynccontextmanager

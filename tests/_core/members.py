@@ -13,7 +13,7 @@ from pathlib import Path
 from dynamo._core.discovery import Change, Synced
 from dynamo._core.discovery.file import FileDiscovery
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 # Joins, says so, does what the test wants of it, and stays until it is killed.
 MEMBER = """

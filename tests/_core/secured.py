@@ -14,7 +14,7 @@ from dynamo._core.context import Context
 from dynamo._core.credentials import Credentials, Secret, TlsFiles
 from dynamo._core.request_plane.tcp import TcpPlane
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 TOKEN = Secret(b"a token of this cluster, long enough")
 OTHER_TOKEN = Secret(b"a token of another one, long enough")

@@ -180,7 +180,7 @@ async def test_everyone_else_is_served_meanwhile() -> None:
                 for _ in range(10):
                     await loop.sock_sendall(hostile, fuzzed(rng))
                 hostile.shutdown(socket.SHUT_WR)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while await loop.sock_recv(hostile, 65536):
                         pass
             except (BrokenPipeError, ConnectionResetError):

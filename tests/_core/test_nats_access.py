@@ -135,7 +135,7 @@ except ConfigError as error:
     print(error)
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=PIPE, stderr=STDOUT)
-    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert said.decode() == "NATS_AUTH_CREDENTIALS_FILE needs nkeys: pip install 'nats-py[nkeys]'\n"
 
 

@@ -48,7 +48,7 @@ async def settled(producer: Producer) -> int:
         while True:
             before = producer.produced
             await asyncio.sleep(0.1)
-            if producer.produced == before:
+            if producer.produced == before > 0:
                 return before
 
 

@@ -133,10 +133,12 @@ async def test_a_server_that_ignores_the_window_is_not_buffered_without_end(plan
         stream = await plane.call(address, b"", Context())
         context = Context()
         await plane.call(address, b"", context)
+        async with asyncio.timeout(DEADLINE_S):
+            while not stream.ended:  # noqa: ASYNC110 - nobody reads it meanwhile
+                await asyncio.sleep(0.01)
         with pytest.raises(DynamoError, match="window"):
-            async with asyncio.timeout(DEADLINE_S):
-                async for _ in stream:
-                    await asyncio.sleep(0.1)  # a slow reader
+            async for _ in stream:
+                pass
         await plane.close()
 
 
@@ -271,9 +273,11 @@ async def test_a_caller_that_hangs_up_ends_its_handlers(plane: TcpPlane) -> None
 
 async def test_closing_waits_until_what_was_said_has_left() -> None:
     serving = TcpPlane(local=False)
-    item = bytes(900_000)
+    item, num_begun = bytes(900_000), 0
 
     async def generous(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        nonlocal num_begun
+        num_begun += 1
         yield item
 
     listener = await serving.listen(generous)
@@ -285,6 +289,9 @@ async def test_closing_waits_until_what_was_said_has_left() -> None:
     await loop.sock_connect(sock, (host, int(port)))
     streams = range(1, 9)
     await loop.sock_sendall(sock, hello_and(*[wire.Request(id, "1", b"", "r", 1 << 20) for id in streams]))
+    async with asyncio.timeout(DEADLINE_S):
+        while num_begun < len(streams):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)  # until all is in the buffers of one side or the other
     closing = asyncio.ensure_future(serving.close())
     for _ in range(50):

@@ -118,7 +118,7 @@ async def test_a_handshake_of_tls_that_fails_is_counted(serving: TcpPlane, caplo
     reader, writer = await connect(listener.address)
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
     await until_closed(reader)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not serving.stats.hello_failures["tls"]:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
     assert "handshake of TLS" in caplog.text

@@ -36,7 +36,7 @@ from dynamo._core.work_queue import QueueLimits
 from dynamo._core.work_queue.embedded import EmbeddedWorkQueue, ServedQueue, serve_work_queue
 from dynamo._core.work_queue.nats import NatsWorkQueue
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 PATIENT = QueueLimits(visibility_s=600.0)
 
 
@@ -80,7 +80,7 @@ async def test_the_job_of_a_consumer_that_is_killed_comes_again_at_once(tmp_path
     script = Path(__file__).parent / "queue_consumer.py"
     process = await asyncio.create_subprocess_exec(sys.executable, str(script), str(tmp_path), stdout=PIPE)
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         assert await process.stdout.readline() == b"work\n"
     assert await staying.dequeue(0) is None
     process.kill()
@@ -135,7 +135,7 @@ async def test_when_the_queue_is_lost_so_is_the_job_and_its_consumer_is_told(wor
     served = await world.serve()
     client = world.client()
     await client.enqueue(b"work")
-    job = await client.dequeue(1)
+    job = await client.dequeue(DEADLINE_S)
     assert job is not None
     await served.close()
     await served.close()
@@ -190,7 +190,7 @@ async def test_a_queue_that_moves_to_another_process_is_found_there(world: World
     client = world.client()
     served = await world.serve()
     await client.enqueue(b"lost")
-    old = await client.dequeue(1)
+    old = await client.dequeue(DEADLINE_S)
     assert old is not None
     await served.close()
     again = await world.serve()
@@ -268,7 +268,7 @@ async def test_the_embedded_queue_needs_no_sockets() -> None:
     served = await serve_work_queue("q", plane, discovery, await discovery.grant())
     queue = EmbeddedWorkQueue("q", plane, discovery)
     await queue.enqueue(b"work")
-    job = await queue.dequeue(1)
+    job = await queue.dequeue(DEADLINE_S)
     assert job is not None
     await job.ack()
     assert await queue.size() == 0
@@ -305,7 +305,7 @@ async def test_a_job_whose_acknowledgement_was_lost_comes_again_at_once() -> Non
     served = await serve_work_queue("q", plane, discovery, await discovery.grant(), PATIENT)
     queue = EmbeddedWorkQueue("q", plane, discovery)
     await queue.enqueue(b"work")
-    job = await queue.dequeue(1)
+    job = await queue.dequeue(DEADLINE_S)
     assert job is not None
     with pytest.raises(Disconnected):
         await job.ack()

@@ -104,7 +104,7 @@ def children_of(pid: int) -> list[int]:
     """The direct children of a process."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
@@ -112,7 +112,10 @@ def workers_below(pid: int) -> dict[str, int]:
     """The workers that a process has started, by their labels, such as `Backend:2`."""
     found = {}
     for child in children_of(pid):
-        words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        try:
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
         if "--service-name" in words:
             name, number = (words[words.index(option) + 1] for option in ("--service-name", "--worker-id"))
             found[f"{name}:{number}"] = child

@@ -19,7 +19,7 @@ from dynamo.cli._serve import split_overrides
 from dynamo.sdk._console import LINE_BYTES_MAX, Console
 
 run = CliRunner()
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 PLAIN = {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}

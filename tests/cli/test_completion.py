@@ -14,7 +14,7 @@ from tests.cli.commands import ENTRY_POINTS, make_scripts
 Shell = Callable[..., str]
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

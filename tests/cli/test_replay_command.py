@@ -100,6 +100,7 @@ async def test_a_policy_that_fails_requests_fails_the_command_which_shows_what_t
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()
     assert process.returncode == 1, err.decode()
     assert b"report: report.json" in out
     figures = json.loads((tmp_path / "report.json").read_text())["policies"]
@@ -126,6 +127,7 @@ async def test_ctrl_c_shows_what_there_is() -> None:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()
     assert process.returncode == 130, err.decode()
     said = " ".join(out.decode().split())
     assert "It was stopped before its end" in said

@@ -16,7 +16,7 @@ from dynamo._core.discovery.etcd import EtcdDiscovery
 from dynamo._core.discovery.file import FileDiscovery
 from dynamo._core.discovery.memory import MemoryDiscovery
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 KINDS = ["memory", "file", "file without inotify", "etcd"]
 
 

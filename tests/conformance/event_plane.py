@@ -17,7 +17,7 @@ from dynamo._core.event_plane.inproc import EventBus, InprocEventPlane
 from dynamo._core.event_plane.nats import NatsEventPlane
 from dynamo._core.event_plane.zmq import ZmqEventPlane
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 HELLO = b"hello"
 
 

@@ -16,7 +16,7 @@ from dynamo._core.request_plane import Handler, Listener, RequestPlane, Response
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo._core.request_plane.tcp import TcpPlane
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Pair:

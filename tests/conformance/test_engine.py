@@ -23,7 +23,7 @@ from dynamo.mocker import MockerConfig, MockerEngine
 from dynamo.transformers import TransformersEngine
 from dynamo.transformers._loading import LoadedModel, load_model
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 CONTEXT_LENGTH = 512
 PROMPTS = [[random.Random(seed).randrange(20, 2000) for _ in range(20 + 7 * seed)] for seed in range(8)]
 

@@ -18,9 +18,10 @@ from tests.conformance.event_plane import (
 
 from dynamo._core.address import EndpointId
 from dynamo._core.errors import DynamoError, InvalidArgument, Overloaded
-from dynamo._core.event_plane import Event, Gap
+from dynamo._core.event_plane import Event, EventPlane, Gap
 from dynamo._core.limits import (
     EVENT_BYTES_MAX,
+    EVENT_OVERHEAD_BYTES,
     EVENT_QUEUE_BYTES_MAX,
     EVENT_QUEUE_EVENTS_MAX,
     SUBJECT_CHARS_MAX,
@@ -202,9 +203,16 @@ async def test_publishing_never_waits(parties: Parties) -> None:
             publishing.__await__().__next__()
 
 
+async def until_missed(plane: EventPlane, count: int) -> None:
+    """Wait until all has arrived of which a slow reader is to miss so much."""
+    async with asyncio.timeout(DEADLINE_S):
+        while plane.stats.num_missed < count:  # noqa: ASYNC110 - nobody is told before it is read
+            await asyncio.sleep(0.01)
+
+
 async def test_a_slow_reader_is_told_of_a_gap_and_then_hears_the_newest(parties: Parties) -> None:
-    publisher = await parties.open()
-    slow, quick = (await parties.open()).subscribe("kv"), (await parties.open()).subscribe("kv")
+    publisher, behind = await parties.open(), await parties.open()
+    slow, quick = behind.subscribe("kv"), (await parties.open()).subscribe("kv")
     begin = await meet(publisher, slow, quick)
     count = EVENT_QUEUE_EVENTS_MAX + 5000
     received = 0
@@ -214,6 +222,7 @@ async def test_a_slow_reader_is_told_of_a_gap_and_then_hears_the_newest(parties:
             async with asyncio.timeout(DEADLINE_S):
                 while received < number:
                     received += sum(isinstance(item, Event) for item in await quick.batch())
+    await until_missed(behind, count - EVENT_QUEUE_EVENTS_MAX)
     items = await read_until(slow, b"%d" % count)
     assert isinstance(items[0], Gap)
     assert items[0].publisher_id == publisher.publisher_id
@@ -224,14 +233,15 @@ async def test_a_slow_reader_is_told_of_a_gap_and_then_hears_the_newest(parties:
 
 
 async def test_a_slow_reader_holds_a_limited_number_of_bytes(parties: Parties) -> None:
-    publisher = await parties.open()
-    slow, quick = (await parties.open()).subscribe("kv"), (await parties.open()).subscribe("kv")
+    publisher, behind = await parties.open(), await parties.open()
+    slow, quick = behind.subscribe("kv"), (await parties.open()).subscribe("kv")
     await meet(publisher, slow, quick)
     size_bytes = EVENT_BYTES_MAX
     count = EVENT_QUEUE_BYTES_MAX // size_bytes + 20
     for number in range(count):
         await publisher.publish("kv", bytes(size_bytes - 1) + bytes([number]))
         await read(quick, 1)
+    await until_missed(behind, count - EVENT_QUEUE_BYTES_MAX // (size_bytes + EVENT_OVERHEAD_BYTES))
     items = await read_until(slow, bytes(size_bytes - 1) + bytes([count - 1]))
     assert isinstance(items[0], Gap)
     assert items[0].missed == count - (len(items) - 1)

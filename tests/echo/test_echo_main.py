@@ -17,7 +17,7 @@ from dynamo.llm import EngineOutput, PreprocessedRequest
 from dynamo.llm._model_card import ModelCard
 from dynamo.runtime import Client, DistributedRuntime
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 RSS_BYTES_MAX = 70 << 20
 
 

@@ -13,7 +13,7 @@ from tests.free_port import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "route"
 README = (EXAMPLE / "README.md").read_text()
-START_S = 40.0
+START_S = 90.0
 
 
 @asynccontextmanager

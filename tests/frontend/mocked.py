@@ -18,7 +18,7 @@ from dynamo.llm._served_model import ServedModel
 from dynamo.mocker import MockerConfig
 from dynamo.mocker._starting import kv_publishers, start_mocker
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 MODEL = "mock"
 BLOCK_SIZE = 16
 CONTEXT_LENGTH = 2048

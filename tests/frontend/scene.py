@@ -17,7 +17,7 @@ from dynamo.llm._openai import OpenAIRequest
 from dynamo.llm._routing import NO_HINTS, Router, RoutingHints
 from dynamo.runtime._http_protocol import HttpProtocol
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 MODEL = "tiny"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 

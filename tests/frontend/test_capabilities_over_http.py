@@ -21,7 +21,7 @@ from dynamo.llm import ModelConfig, register_llm
 from dynamo.llm._register import serve_engine
 from dynamo.llm._served_model import ServedModel
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 ALL: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": 0},
     "seed": {"seed": 7},

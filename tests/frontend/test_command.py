@@ -16,7 +16,7 @@ from tests.frontend.scene import CHAT
 
 from dynamo.frontend._server import open_listener
 
-START_S = 30.0
+START_S = 90.0
 RSS_KB_MAX = 120 * 1024
 
 

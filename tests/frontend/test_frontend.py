@@ -110,16 +110,18 @@ async def test_a_client_that_leaves_closes_the_engines_generator(tiny_model: Pat
 async def test_an_engine_that_fails_mid_stream_is_an_error_to_the_client_and_says_why_in_the_log(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    is_heard = asyncio.Event()
+
     async def script(_: PreprocessedRequest) -> AsyncIterator[EngineOutput]:
         yield EngineOutput(token_ids=[65])
-        await asyncio.sleep(0.01)
+        await is_heard.wait()
         raise RuntimeError("out of memory")
 
     async with client_of(ScriptedEngine(script), tiny_model) as client:
         stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="the server failed to answer; its log says why"):
             async for _ in stream:
-                pass
+                is_heard.set()
     assert "RuntimeError: out of memory" in caplog.text
 
 

@@ -174,16 +174,18 @@ async def test_an_http_error_with_the_status_of_no_error_is_a_fault_of_the_serve
 
 
 async def test_an_http_error_in_the_middle_of_a_stream_is_its_last_event() -> None:
+    is_heard = asyncio.Event()
+
     async def stop(request: dict[str, object]) -> AsyncGenerator[Chunk, None]:
         yield chunk("so far")
-        await asyncio.sleep(0.05)  # so that the head is sent
+        await is_heard.wait()
         raise HttpError(429, "and no further")
 
     async with client_of(stop) as client:
         stream = await client.chat.completions.create(model="parrot", messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="and no further"):
             async for _ in stream:
-                pass
+                is_heard.set()
 
 
 async def test_what_else_an_engine_raises_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

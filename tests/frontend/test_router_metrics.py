@@ -14,6 +14,7 @@ from tests.llm.kv.fake_vllm import fake_vllm, stored
 from tests.llm.kv.scene import Host, endpoint_of, store, tokens_hashes, until
 from tests.llm.test_zero_hits import Counting
 
+from dynamo._core.virtual_clock import run_virtually
 from dynamo.frontend._router_metrics import router_metrics
 from dynamo.llm import KvRouter
 from dynamo.llm._kv_faults import OF_PUBLISHERS, Fault
@@ -77,29 +78,32 @@ async def test_a_router_without_events_tells_how_much_it_remembers(tiny_model: P
         assert f'{PREFIX}sent_blocks{{model="{MODEL}"}} {BLOCKS:.1f}' in (await scene.http.get("/metrics")).text
 
 
-async def test_events_are_counted_by_what_they_say_and_by_what_was_wrong() -> None:
-    host = Host()
-    async with (
-        host.worker() as publisher,
-        host.worker(block_size=8) as other,
-        host.process() as runtime,
-        KvRouter(endpoint_of(runtime), 4) as router,
-    ):
-        collector = router_metrics(lambda: {"m": router})
-        store(other, tokens_hashes(1))
-        await until(lambda: samples_of(collector)["index_refused_publishers",] == 1)
-        names = store(publisher, tokens_hashes(3))
-        await until(lambda: samples_of(collector)["index_blocks",] == 3)
-        publisher.removed(names[2:])
-        store(other, tokens_hashes(3))
-        await until(lambda: samples_of(collector)["index_events_total", "removed"] == 1)
-        await until(lambda: samples_of(collector)["index_event_faults_total", "block_size"] > 0)
-        samples = samples_of(collector)
-        assert (samples["index_publishers",], samples["index_blocks",]) == (2, 2)
-        assert samples["index_events_total", "stored"] == 1
-        faults = {key[1]: value for key, value in samples.items() if key[0] == "index_event_faults_total"}
-        assert set(faults) == set(Fault) - OF_PUBLISHERS
-        assert {fault for fault, count in faults.items() if count} == {Fault.BLOCK_SIZE}
+def test_events_are_counted_by_what_they_say_and_by_what_was_wrong() -> None:
+    async def main() -> None:
+        host = Host()
+        async with (
+            host.worker() as publisher,
+            host.worker(block_size=8) as other,
+            host.process() as runtime,
+            KvRouter(endpoint_of(runtime), 4) as router,
+        ):
+            collector = router_metrics(lambda: {"m": router})
+            store(other, tokens_hashes(1))
+            await until(lambda: samples_of(collector)["index_refused_publishers",] == 1)
+            names = store(publisher, tokens_hashes(3))
+            await until(lambda: samples_of(collector)["index_blocks",] == 3)
+            publisher.removed(names[2:])
+            store(other, tokens_hashes(3))
+            await until(lambda: samples_of(collector)["index_events_total", "removed"] == 1)
+            await until(lambda: samples_of(collector)["index_event_faults_total", "block_size"] > 0)
+            samples = samples_of(collector)
+            assert (samples["index_publishers",], samples["index_blocks",]) == (2, 2)
+            assert samples["index_events_total", "stored"] == 1
+            faults = {key[1]: value for key, value in samples.items() if key[0] == "index_event_faults_total"}
+            assert set(faults) == set(Fault) - OF_PUBLISHERS
+            assert {fault for fault, count in faults.items() if count} == {Fault.BLOCK_SIZE}
+
+    run_virtually(main())
 
 
 @pytest.mark.parametrize("queue_threshold", [None, 1.0])

@@ -123,7 +123,7 @@ async def test_a_client_that_does_not_read_pauses_its_answer_and_no_other() -> N
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(request({"stream": True}))
         before = -1
-        while produced != before:
+        while produced != before or not produced:
             before = produced
             await asyncio.sleep(0.05)
         async with connected(server) as (other_reader, other_writer):

@@ -20,7 +20,7 @@ from dynamo.llm._models import ModelManager
 from dynamo.llm._tokenizer import Tokenizer
 from dynamo.runtime import DistributedRuntime
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 BOTH = ModelType.Chat | ModelType.Completions
 MODEL = "tiny"
 

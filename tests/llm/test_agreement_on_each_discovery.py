@@ -24,7 +24,7 @@ from dynamo.runtime import DistributedRuntime, Endpoint
 
 __all__ = ["etcd_url"]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Host:

@@ -18,7 +18,7 @@ from dynamo._core.errors import ConfigError, NotFound
 from dynamo.llm import fetch_llm
 from dynamo.llm._fetch import default_model_name
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 MIB = 1 << 20
 NAME = "acme/tiny"
 FILES = {

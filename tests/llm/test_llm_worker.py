@@ -12,7 +12,7 @@ from dynamo._core.address import INSTANCES, MODEL_CARDS
 from dynamo.llm._model_card import ModelCard
 from dynamo.runtime import DistributedRuntime
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 
 DYING_WORKER = """
 import asyncio, sys

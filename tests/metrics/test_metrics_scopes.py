@@ -18,7 +18,7 @@ from dynamo.metrics._scope import MODEL_CHARS_MAX, name_process
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._exposition import SCOPES_MAX
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 # As in a module of a user's; every test has a label value of its own.

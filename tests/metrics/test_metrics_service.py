@@ -19,7 +19,7 @@ from dynamo.runtime import DistributedRuntime
 from dynamo.sdk import api, async_on_start, dynamo_endpoint, service, service_of
 from dynamo.sdk._runner import ServiceRunner
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 IN_SERVICE = ("dynamo_component=Orchard", "dynamo_namespace=shop")
 

@@ -20,7 +20,7 @@ from dynamo.llm import EngineOutput
 from dynamo.llm._model_card import ModelCard
 from dynamo.runtime import Client, DistributedRuntime
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 #: The tiny model has 2048 tokens and 4096 positions.
 VOCABULARY = range(1000, 2048)
 

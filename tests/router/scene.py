@@ -15,7 +15,7 @@ from dynamo.router._config import RouterOptions
 from dynamo.router._service import serve_router
 from dynamo.runtime import DistributedRuntime, Endpoint, ResponseStream
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 PROMPT = list(range(50))
 
 Item = dict[str, object]
@@ -64,6 +64,12 @@ class Asker:
     async def num_requests(self) -> dict[int, int]:
         """How many requests the router counts with each worker."""
         return {load["worker_id"]: load["active_requests"] for load in await self.loads()}
+
+    async def until_workers(self, num: int) -> None:
+        """Wait until the router knows so many workers."""
+        async with asyncio.timeout(DEADLINE_S):
+            while len(await self.loads()) != num:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
 
     async def until_requests(self, num: int) -> None:
         """Wait until the router counts so many in all."""

@@ -15,6 +15,8 @@ import pytest
 from tests.router.scene import Asker, Item, request
 from tests.system.programs import DEADLINE_S, Program, environment_of
 
+from dynamo._core.context import Context
+from dynamo.llm import EngineOutput, ModelConfig, PreprocessedRequest, register_llm, serve_engine
 from dynamo.runtime import DistributedRuntime
 
 PROMPT = list(range(100, 200))
@@ -99,7 +101,7 @@ async def test_a_router_that_was_killed_is_replaced_by_one_that_knows_where_prom
 
 
 async def test_frontends_share_a_router_and_outlive_the_loss_of_a_worker(site: Site) -> None:
-    workers = {id: worker for worker, id in [await site.mocker(), await site.mocker()]}
+    slow, slow_id = await site.mocker("--speedup-ratio", "0.1")
     await site.router("--namespace", "routed")
     urls = [await site.frontend("--namespace", "routed") for _ in range(2)]
     body = {"model": "mock", "prompt": PROMPT, "max_tokens": 2}
@@ -107,36 +109,62 @@ async def test_frontends_share_a_router_and_outlive_the_loss_of_a_worker(site: S
         assert await cached(http, urls[0], body) == 0
         await asker.until_cached(PROMPT, 6)
         assert [await cached(http, url, body) for url in urls] == [96, 96]
+        await site.mocker("--speedup-ratio", "0")
+        await asker.until_workers(2)
         # What frontends are asked of workers is for the router.
         for wish, status in (
-            ({"backend_instance_id": next(iter(workers))}, 200),
+            ({"backend_instance_id": slow_id}, 200),
             ({"routing_constraints": {"required_taints": ["a"]}}, 503),
         ):
             answer = await http.post(f"{urls[0]}/v1/completions", json={**body, "nvext": wish})
             assert answer.status_code == status
 
+        # It goes to the slow worker, which has its prompt and would take 40 s.
         long = asyncio.create_task(http.post(f"{urls[0]}/v1/completions", json={**body, "max_tokens": 600}))
         await asker.until_requests(1)
-        (busy,) = [id for id, num in (await asker.num_requests()).items() if num]
-        await workers[busy].kill()
+        assert [id for id, num in (await asker.num_requests()).items() if num] == [slow_id]
+        await slow.kill()
         answer = (await long).raise_for_status().json()
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["usage"]["completion_tokens"] == 600
 
 
-async def test_an_answer_goes_on_at_another_router_when_its_own_is_killed(site: Site) -> None:
-    await site.mocker()
-    first = await site.router("--namespace", "routed")
-    url = await site.frontend("--namespace", "routed")
-    async with client_at(site, "routed.router") as asker, httpx.AsyncClient(timeout=DEADLINE_S) as http:
-        body = {"model": "mock", "prompt": PROMPT, "max_tokens": 600}
-        long = asyncio.create_task(http.post(f"{url}/v1/completions", json=body))
-        await asker.until_requests(1)
-        await site.router("--namespace", "routed")
-        assert not long.done(), "it was over too soon to show anything"
+class Held:
+    """An engine that says half of each answer, and the rest once it may."""
+
+    def __init__(self) -> None:
+        self.is_halfway, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def generate(self, request: PreprocessedRequest, context: Context) -> AsyncIterator[EngineOutput]:
+        num_tokens = request.stop_conditions.max_tokens
+        assert num_tokens is not None
+        for index in range(num_tokens):
+            if index == num_tokens // 2:
+                self.is_halfway.set()
+                await self.may_go_on.wait()
+            yield EngineOutput(token_ids=[65])
+        yield EngineOutput(finish_reason="length")
+
+
+async def test_an_answer_goes_on_at_another_router_when_its_own_is_killed(site: Site, tiny_model: Path) -> None:
+    engine = Held()
+    async with DistributedRuntime(discovery=site.discovery) as runtime, httpx.AsyncClient(timeout=DEADLINE_S) as http:
+        worker = runtime.endpoint(WORKERS)
+        await serve_engine(worker, engine)
+        await register_llm(worker, ModelConfig(path=tiny_model, name="mock", kv_cache_block_size=16))
+        first = await site.router("--namespace", "routed")
+        url = await site.frontend("--namespace", "routed")
+        body = {"model": "mock", "prompt": PROMPT, "max_tokens": 20}
+        held = asyncio.create_task(http.post(f"{url}/v1/completions", json=body))
+        async with asyncio.timeout(DEADLINE_S):
+            await engine.is_halfway.wait()
+            await site.router("--namespace", "routed")
+            while len((await http.get(f"{url}/health")).json()["instances"]["mock"]) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         await first.kill()
-        answer = (await long).raise_for_status().json()
-    assert answer["usage"]["completion_tokens"] == 600
+        engine.may_go_on.set()
+        answer = (await held).raise_for_status().json()
+    assert answer["usage"]["completion_tokens"] == 20
 
 
 async def test_a_frontend_that_sees_the_workers_beside_their_router_uses_one_of_them_and_says_so(site: Site) -> None:

@@ -1,23 +1,29 @@
-"""The canary: an idle endpoint shows that it still answers, and one that does not is not ready."""
+"""The canary: an idle endpoint shows that it still answers, and one that does not is not ready. On a virtual clock."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
+from tests.virtual_time import in_virtual_time
 
 from dynamo._core.errors import ConfigError
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._canary import CanarySettings, canary_settings
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
-@pytest.fixture
-async def runtime(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DistributedRuntime]:
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYN_CANARY_WAIT_TIME", "0.1")
     monkeypatch.setenv("DYN_HEALTH_CHECK_REQUEST_TIMEOUT", "0.1")
+
+
+@asynccontextmanager
+async def one_runtime() -> AsyncIterator[DistributedRuntime]:
     async with asyncio.timeout(DEADLINE_S), DistributedRuntime(discovery="memory:", request_plane="inproc:") as runtime:
         yield runtime
 
@@ -47,6 +53,7 @@ async def until_ready(runtime: DistributedRuntime, ready: bool) -> str:
     return verdict.reason
 
 
+@in_virtual_time(one_runtime)
 async def test_an_idle_endpoint_is_asked_what_its_owner_chose(runtime: DistributedRuntime) -> None:
     engine = Engine()
     endpoint = runtime.endpoint("ns.comp.ep")
@@ -59,6 +66,7 @@ async def test_an_idle_endpoint_is_asked_what_its_owner_chose(runtime: Distribut
     assert (await runtime.health.is_ready()).is_good
 
 
+@in_virtual_time(one_runtime)
 async def test_an_endpoint_that_does_not_answer_is_not_ready_until_it_does(runtime: DistributedRuntime) -> None:
     engine = Engine()
     endpoint = runtime.endpoint("ns.comp.ep")
@@ -73,6 +81,7 @@ async def test_an_endpoint_that_does_not_answer_is_not_ready_until_it_does(runti
     assert runtime.health.endpoints() == {"ep": True}
 
 
+@in_virtual_time(one_runtime)
 async def test_an_endpoint_that_fails_is_not_ready(runtime: DistributedRuntime) -> None:
     async def fails(request: object) -> AsyncIterator[object]:
         raise SystemExit("out of memory")
@@ -82,6 +91,7 @@ async def test_an_endpoint_that_fails_is_not_ready(runtime: DistributedRuntime) 
     assert "out of memory" in await until_ready(runtime, ready=False)
 
 
+@in_virtual_time(one_runtime)
 async def test_an_item_for_a_caller_shows_as_much_as_an_answer_to_the_canary(runtime: DistributedRuntime) -> None:
     async def picky(request: object) -> AsyncIterator[object]:
         if request == "canary":
@@ -96,6 +106,7 @@ async def test_an_item_for_a_caller_shows_as_much_as_an_answer_to_the_canary(run
     await until_ready(runtime, ready=True)
 
 
+@in_virtual_time(one_runtime)
 async def test_a_busy_endpoint_is_not_asked(runtime: DistributedRuntime) -> None:
     engine = Engine()
     endpoint = runtime.endpoint("ns.comp.ep")
@@ -110,6 +121,7 @@ async def test_a_busy_endpoint_is_not_asked(runtime: DistributedRuntime) -> None
     assert "canary" not in engine.asked
 
 
+@in_virtual_time(one_runtime)
 async def test_a_canary_that_does_not_end_is_the_only_one(runtime: DistributedRuntime) -> None:
     asked, go_on = 0, asyncio.Event()
 
@@ -133,6 +145,7 @@ async def test_a_canary_that_does_not_end_is_the_only_one(runtime: DistributedRu
     await until_ready(runtime, ready=True)
 
 
+@in_virtual_time(one_runtime)
 async def test_no_canary_outlives_its_endpoint(runtime: DistributedRuntime) -> None:
     engine = Engine()
     engine.stuck = True
@@ -145,6 +158,7 @@ async def test_no_canary_outlives_its_endpoint(runtime: DistributedRuntime) -> N
     assert engine.closed == len(engine.asked)
 
 
+@in_virtual_time(one_runtime)
 async def test_an_endpoint_that_drains_is_not_asked(runtime: DistributedRuntime) -> None:
     asked: list[object] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -173,6 +187,7 @@ async def test_an_endpoint_that_drains_is_not_asked(runtime: DistributedRuntime)
     await closing
 
 
+@in_virtual_time(one_runtime)
 async def test_without_a_payload_or_when_it_is_turned_off_there_is_none(
     runtime: DistributedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from dynamo.runtime import (
 from dynamo.runtime._client import next_in_turn
 from dynamo.runtime._codec import JsonValue
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

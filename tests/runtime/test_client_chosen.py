@@ -7,14 +7,9 @@ from collections.abc import AsyncIterator, Container
 
 import pytest
 from tests.runtime.test_client_retries import DEADLINE_S, Answer, World, full, gone
+from tests.virtual_time import in_virtual_time
 
 from dynamo.runtime import CannotConnect, Client, InvalidArgument, NoInstances, Overloaded
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with World() as world:
-        yield world
 
 
 async def echo(request: object) -> AsyncIterator[object]:
@@ -42,6 +37,7 @@ async def ask(client: Client, choice: Choice, avoid: Container[int] = ()) -> lis
         return [item async for item in stream]
 
 
+@in_virtual_time(World)
 async def test_the_instance_that_is_chosen_gets_the_request_that_is_made_for_it(world: World) -> None:
     ids = [await world.add(echo) for _ in range(3)]
     client = await world.client(3)
@@ -53,6 +49,7 @@ async def test_the_instance_that_is_chosen_gets_the_request_that_is_made_for_it(
 
 
 @pytest.mark.parametrize("refuse", [full, gone])
+@in_virtual_time(World)
 async def test_after_a_refusal_it_is_asked_again_for_one_of_the_others(world: World, refuse: Answer) -> None:
     refusing = await world.add(refuse)
     good = await world.add(echo)
@@ -62,6 +59,7 @@ async def test_after_a_refusal_it_is_asked_again_for_one_of_the_others(world: Wo
     assert choice.asked == [sorted([refusing, good]), [good]]
 
 
+@in_virtual_time(World)
 async def test_so_it_is_after_an_instance_that_cannot_be_reached(world: World) -> None:
     await world.add_ghost(77)
     good = await world.add(echo)
@@ -69,6 +67,7 @@ async def test_so_it_is_after_an_instance_that_cannot_be_reached(world: World) -
     assert await ask(client, Choice(77, good)) == [f"for {good}"]
 
 
+@in_virtual_time(World)
 async def test_instances_to_avoid_are_not_there_to_choose_from(world: World) -> None:
     ids = [await world.add(echo) for _ in range(3)]
     client = await world.client(3)
@@ -80,6 +79,7 @@ async def test_instances_to_avoid_are_not_there_to_choose_from(world: World) -> 
 
 
 @pytest.mark.parametrize("error", [NoInstances("none fits"), Overloaded("all are busy"), ValueError("a bug")])
+@in_virtual_time(World)
 async def test_what_the_choice_raises_is_raised_and_nobody_is_asked(world: World, error: Exception) -> None:
     await world.add(echo)
     client = await world.client(1)
@@ -90,6 +90,7 @@ async def test_what_the_choice_raises_is_raised_and_nobody_is_asked(world: World
 
 
 @pytest.mark.parametrize("error", [NoInstances("none fits"), Overloaded("all are busy")])
+@in_virtual_time(World)
 async def test_if_none_of_the_others_is_right_the_refusal_is_the_answer(world: World, error: Exception) -> None:
     refusing = await world.add(full)
     await world.add(echo)
@@ -102,6 +103,7 @@ async def test_if_none_of_the_others_is_right_the_refusal_is_the_answer(world: W
         await ask(client, Choice(77, last=error))
 
 
+@in_virtual_time(World)
 async def test_a_choice_of_somebody_else_is_refused(world: World) -> None:
     await world.add(echo)
     client = await world.client(1)
@@ -109,6 +111,7 @@ async def test_a_choice_of_somebody_else_is_refused(world: World) -> None:
         await ask(client, Choice(12345))
 
 
+@in_virtual_time(World)
 async def test_whoever_chooses_may_change_the_list_that_it_gets(world: World) -> None:
     ids = [await world.add(echo) for _ in range(2)]
     client = await world.client(2)

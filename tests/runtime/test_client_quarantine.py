@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from tests.runtime.test_client_retries import DEADLINE_S, World, gone, items, well, world
+from tests.runtime.test_client_retries import DEADLINE_S, World, gone, items, well
 from tests.sim.loop import run
+from tests.virtual_time import in_virtual_time
 
 from dynamo._core.context import Context
 from dynamo._core.request_plane._stream import ItemStream
@@ -26,8 +28,6 @@ from dynamo.runtime import (
 from dynamo.runtime._instances import InstanceRecord
 from dynamo.runtime._quarantine import PROBE_AFTER_S, Fault
 from dynamo.runtime._retry_budget import RETRIES_MIN
-
-__all__ = ["world"]
 
 GHOST = 77
 
@@ -49,24 +49,23 @@ class Unsure(InprocPlane):
         return self.streams[-1]
 
 
-@pytest.fixture
-async def unsure(world: World) -> AsyncIterator[tuple[Unsure, Client, DistributedRuntime]]:
-    plane = Unsure(world.plane)
-    async with (
-        asyncio.timeout(DEADLINE_S),
-        DistributedRuntime(discovery=world.discovery, request_plane=plane) as runtime,
-    ):
-        await world.add_ghost(GHOST)
-        client = await runtime.endpoint("ns.comp.ep").client()
-        await client.wait_for_instances()
-        yield plane, client, runtime
+Setting = tuple[World, Unsure, Client, DistributedRuntime]
 
 
-Setting = tuple[Unsure, Client, DistributedRuntime]
+@asynccontextmanager
+async def unsure() -> AsyncIterator[Setting]:
+    async with asyncio.timeout(DEADLINE_S), World() as world:
+        plane = Unsure(world.plane)
+        async with DistributedRuntime(discovery=world.discovery, request_plane=plane) as runtime:
+            await world.add_ghost(GHOST)
+            client = await runtime.endpoint("ns.comp.ep").client()
+            await client.wait_for_instances()
+            yield world, plane, client, runtime
 
 
-async def test_an_instance_that_has_left_before_its_fault_is_known_is_forgotten(world: World, unsure: Setting) -> None:
-    plane, client, runtime = unsure
+@in_virtual_time(unsure)
+async def test_an_instance_that_has_left_before_its_fault_is_known_is_forgotten(setting: Setting) -> None:
+    world, plane, client, runtime = setting
     call = asyncio.ensure_future(client.direct("x", GHOST))
     await plane.asked.wait()
     await world.discovery.delete(client.endpoint.instance_key(GHOST))
@@ -78,8 +77,9 @@ async def test_an_instance_that_has_left_before_its_fault_is_known_is_forgotten(
     assert (called.out, sum(called.quarantined.values())) == (0, 0)
 
 
-async def test_an_instance_that_is_elsewhere_now_is_not_blamed_for_where_it_was(world: World, unsure: Setting) -> None:
-    plane, client, _ = unsure
+@in_virtual_time(unsure)
+async def test_an_instance_that_is_elsewhere_now_is_not_blamed_for_where_it_was(setting: Setting) -> None:
+    world, plane, client, _ = setting
     call = asyncio.ensure_future(client.direct("x", GHOST))
     await plane.asked.wait()
     record = InstanceRecord("ns", "comp", "ep", GHOST, {"inproc": "inproc://elsewhere"})
@@ -91,8 +91,9 @@ async def test_an_instance_that_is_elsewhere_now_is_not_blamed_for_where_it_was(
     assert not client.is_passed_over(GHOST)
 
 
-async def test_an_instance_that_comes_back_elsewhere_is_tried_at_once(world: World, unsure: Setting) -> None:
-    plane, client, _ = unsure
+@in_virtual_time(unsure)
+async def test_an_instance_that_comes_back_elsewhere_is_tried_at_once(setting: Setting) -> None:
+    world, plane, client, _ = setting
     plane.tell.set()
     with pytest.raises(CannotConnect):
         await client.direct("x", GHOST)
@@ -103,10 +104,9 @@ async def test_an_instance_that_comes_back_elsewhere_is_tried_at_once(world: Wor
     assert not client.is_passed_over(GHOST)
 
 
-async def test_a_loss_that_is_read_after_the_instance_has_left_leaves_nothing_behind(
-    world: World, unsure: Setting
-) -> None:
-    plane, client, runtime = unsure
+@in_virtual_time(unsure)
+async def test_a_loss_that_is_read_after_the_instance_has_left_leaves_nothing_behind(setting: Setting) -> None:
+    world, plane, client, runtime = setting
     over = asyncio.Event()
 
     async def lost(request: object) -> AsyncIterator[object]:
@@ -126,8 +126,9 @@ async def test_a_loss_that_is_read_after_the_instance_has_left_leaves_nothing_be
     over.set()
 
 
-async def test_a_loss_counts_when_it_happens_and_not_when_somebody_reads_of_it(world: World, unsure: Setting) -> None:
-    plane, _, runtime = unsure
+@in_virtual_time(unsure)
+async def test_a_loss_counts_when_it_happens_and_not_when_somebody_reads_of_it(setting: Setting) -> None:
+    world, plane, _, runtime = setting
     over = asyncio.Event()
 
     async def lost(request: object) -> AsyncIterator[object]:
@@ -192,6 +193,7 @@ def test_after_a_probe_that_is_answered_when_there_was_a_newer_fault_the_next_re
     run(story, 1)
 
 
+@in_virtual_time(World)
 async def test_a_crowd_that_meets_an_instance_about_to_leave_is_served_by_the_others(world: World) -> None:
     """As when all workers are restarted one by one: saying that is no load, so it needs no budget."""
     await world.add(gone)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 import pytest
+from tests.virtual_time import in_virtual_time
 
 from dynamo._core.context import Context
 from dynamo._core.discovery.memory import MemoryDiscovery
@@ -32,7 +33,7 @@ from dynamo.runtime._call import CONNECT_ATTEMPTS
 from dynamo.runtime._instances import InstanceRecord
 from dynamo.runtime._retry_budget import RETRIES_MIN
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 Answer = Callable[[object], AsyncIterator[object]]
 How = Literal["generate", "round_robin", "random"]
@@ -83,12 +84,6 @@ class World:
         return client
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with World() as world:
-        yield world
-
-
 async def well(request: object) -> AsyncIterator[object]:
     yield "first"
     yield "second"
@@ -111,6 +106,7 @@ async def items(client: Client, how: How = "round_robin", **options: object) -> 
 
 @pytest.mark.parametrize("how", ["generate", "round_robin", "random"])
 @pytest.mark.parametrize("refuse", [full, gone])
+@in_virtual_time(World)
 async def test_a_request_that_is_refused_goes_to_another_instance(world: World, refuse: Answer, how: How) -> None:
     await world.add(refuse)
     good = await world.add(well)
@@ -120,6 +116,7 @@ async def test_a_request_that_is_refused_goes_to_another_instance(world: World, 
     assert world.begun[good] == 5
 
 
+@in_virtual_time(World)
 async def test_so_it_does_when_it_is_read_in_batches_and_the_stream_says_who_has_it(world: World) -> None:
     refused = await world.add(full)
     good = await world.add(well)
@@ -133,6 +130,7 @@ async def test_so_it_does_when_it_is_read_in_batches_and_the_stream_says_who_has
     assert world.begun[refused] >= 1
 
 
+@in_virtual_time(World)
 async def test_a_request_that_was_overtaken_is_sent_on_only_so_often(world: World) -> None:
     for _ in range(CONNECT_ATTEMPTS + 2):
         await world.add(full)
@@ -144,6 +142,7 @@ async def test_a_request_that_was_overtaken_is_sent_on_only_so_often(world: Worl
     assert max(world.begun.values()) == 1
 
 
+@in_virtual_time(World)
 async def test_a_refusal_of_the_only_instance_is_the_answer(world: World) -> None:
     await world.add(full)
     client = await world.client(1)
@@ -152,6 +151,7 @@ async def test_a_refusal_of_the_only_instance_is_the_answer(world: World) -> Non
     assert sum(world.begun.values()) == 1
 
 
+@in_virtual_time(World)
 async def test_retries_are_a_tenth_of_the_requests(world: World) -> None:
     for _ in range(3):
         await world.add(full)
@@ -166,6 +166,7 @@ async def test_retries_are_a_tenth_of_the_requests(world: World) -> None:
     assert called.retries_denied > 0
 
 
+@in_virtual_time(World)
 async def test_a_request_that_has_begun_is_never_sent_again(world: World) -> None:
     async def breaks(request: object) -> AsyncIterator[object]:
         yield "first"
@@ -180,6 +181,7 @@ async def test_a_request_that_has_begun_is_never_sent_again(world: World) -> Non
 
 
 @pytest.mark.parametrize("error", [Disconnected("of another"), CannotConnect("to another"), DynamoError("no")])
+@in_virtual_time(World)
 async def test_an_error_that_does_not_say_that_it_has_not_begun_is_the_answer(world: World, error: DynamoError) -> None:
     async def fails(request: object) -> AsyncIterator[object]:
         raise error
@@ -197,6 +199,7 @@ async def test_an_error_that_does_not_say_that_it_has_not_begun_is_the_answer(wo
     assert failures == [type(error)] * 2
 
 
+@in_virtual_time(World)
 async def test_a_refusal_that_is_passed_on_is_an_answer_too(world: World) -> None:
     """The instance had begun: it had asked another one, which refused."""
     await world.add(full, "ns.behind.ep")
@@ -215,6 +218,7 @@ async def test_a_refusal_that_is_passed_on_is_an_answer_too(world: World) -> Non
     assert sum(world.begun.values()) == 2  # one relay, and the one behind it
 
 
+@in_virtual_time(World)
 async def test_direct_obeys(world: World) -> None:
     refusing = await world.add(full)
     await world.add(well)
@@ -225,6 +229,7 @@ async def test_direct_obeys(world: World) -> None:
     assert world.begun == {refusing: 2}
 
 
+@in_virtual_time(World)
 async def test_an_instance_that_takes_no_requests_is_passed_over(world: World) -> None:
     refusing = await world.add(gone)
     await world.add(well)
@@ -235,6 +240,7 @@ async def test_an_instance_that_takes_no_requests_is_passed_over(world: World) -
     assert world.begun[refusing] == 1
 
 
+@in_virtual_time(World)
 async def test_an_instance_that_was_overloaded_is_not(world: World) -> None:
     refusing = await world.add(full)
     await world.add(well)
@@ -245,6 +251,7 @@ async def test_an_instance_that_was_overloaded_is_not(world: World) -> None:
     assert world.begun[refusing] >= 3
 
 
+@in_virtual_time(World)
 async def test_an_error_of_the_connection_names_the_endpoint_and_the_instance(world: World) -> None:
     await world.add_ghost(77)
     client = await world.client(1)
@@ -257,6 +264,7 @@ async def test_an_error_of_the_connection_names_the_endpoint_and_the_instance(wo
         await client.generate("x")
 
 
+@in_virtual_time(World)
 async def test_instances_that_cannot_be_reached_cost_no_request(world: World) -> None:
     for id in range(1, 2 + RETRIES_MIN):
         await world.add_ghost(id)
@@ -310,6 +318,7 @@ async def sent_on(
         yield plane, stream, reading
 
 
+@in_virtual_time(World)
 async def test_a_stream_that_is_closed_while_it_is_sent_on_stays_closed(world: World) -> None:
     async with sent_on(world) as (plane, stream, reading):
         await stream.aclose()
@@ -318,6 +327,7 @@ async def test_a_stream_that_is_closed_while_it_is_sent_on_stays_closed(world: W
         assert await stream.batch() == []
 
 
+@in_virtual_time(World)
 async def test_a_read_that_is_cancelled_while_the_request_is_sent_on_does_not_turn_into_a_plain_end(
     world: World,
 ) -> None:
@@ -330,6 +340,7 @@ async def test_a_read_that_is_cancelled_while_the_request_is_sent_on_does_not_tu
         assert await stream.batch() == []
 
 
+@in_virtual_time(World)
 async def test_a_cancelled_read_leaves_the_stream_readable(world: World) -> None:
     go_on = asyncio.Event()
 
@@ -355,6 +366,7 @@ async def turns(client: Client, avoid: Container[int] = ()) -> list[int]:
     return [(await client.round_robin("x", avoid=avoid)).instance_id for _ in range(4)]
 
 
+@in_virtual_time(World)
 async def test_instances_take_turns_but_for_those_to_avoid(world: World) -> None:
     ids = sorted([await world.add(well) for _ in range(4)])
     client = await world.client(4)
@@ -365,6 +377,7 @@ async def test_instances_take_turns_but_for_those_to_avoid(world: World) -> None
 
 
 @pytest.mark.parametrize("refuse", [full, gone])
+@in_virtual_time(World)
 async def test_a_request_that_is_refused_does_not_go_to_those_to_avoid(world: World, refuse: Answer) -> None:
     await world.add(refuse)
     avoided, good = await world.add(well), await world.add(well)
@@ -374,6 +387,7 @@ async def test_a_request_that_is_refused_does_not_go_to_those_to_avoid(world: Wo
     assert (world.begun[avoided], world.begun[good]) == (0, 4)
 
 
+@in_virtual_time(World)
 async def test_instances_that_were_at_fault_are_passed_over_unless_no_other_is_left(world: World) -> None:
     await world.add_ghost(77)
     good = await world.add(well)
@@ -385,6 +399,7 @@ async def test_instances_that_were_at_fault_are_passed_over_unless_no_other_is_l
         await client.round_robin("x", avoid=[good])
 
 
+@in_virtual_time(World)
 async def test_an_error_of_a_handler_is_no_fault_of_its_instance(world: World) -> None:
     async def fails(request: object) -> AsyncIterator[object]:
         raise ValueError("no")

@@ -10,7 +10,7 @@ import pytest
 from dynamo._core.context import Context, current_context
 from dynamo.runtime import DistributedRuntime, HandlerError
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def request_id() -> str:

@@ -10,7 +10,7 @@ import pytest
 from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo.runtime import DistributedRuntime, NoInstances
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

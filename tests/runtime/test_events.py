@@ -28,7 +28,7 @@ from dynamo.runtime import (
     Subscription,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Load(msgspec.Struct):
@@ -177,7 +177,7 @@ async def main():
 asyncio.run(main())
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=PIPE, stderr=STDOUT)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert out.decode().splitlines() == ["[1]", "None []", "True 1"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from dynamo.runtime import DistributedRuntime, HandlerError
 from dynamo.runtime._measured import ErrorType
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Odd(BaseException):

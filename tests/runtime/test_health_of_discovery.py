@@ -12,7 +12,7 @@ from dynamo._core.discovery.memory import MemoryDiscovery
 from dynamo.runtime import DistributedRuntime
 from dynamo.runtime._discovery_health import DiscoveryCollector, degradation
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 PREFIX = "dynamo_component_discovery_"
 
 

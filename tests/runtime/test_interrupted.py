@@ -12,7 +12,7 @@ from dynamo._core.discovery.memory import MemoryDiscovery, MemoryLease
 from dynamo._core.request_plane.inproc import InprocPlane
 from dynamo.runtime import Client, DistributedRuntime
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 STEPS_MAX = 200
 
 

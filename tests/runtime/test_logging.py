@@ -12,7 +12,7 @@ import pytest
 from dynamo._core.errors import ConfigError
 from dynamo.runtime._logging import set_up_logging
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 UTC_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 SET_UP = """

@@ -10,7 +10,7 @@ import pytest
 
 import dynamo._internal as internal
 
-TIMEOUT_S = 60
+TIMEOUT_S = 90
 MOVED = [
     ("dynamo.runtime", "CancellationToken"),
     ("dynamo.runtime", "Component"),

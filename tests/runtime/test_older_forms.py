@@ -15,8 +15,8 @@ from dynamo._core.errors import CannotConnect, ConfigError, NotFound
 from dynamo.runtime import DistributedRuntime, InvalidArgument, NoInstances
 from dynamo.runtime._compat import EtcdClient, EtcdKvCache
 
-DEADLINE_S = 10.0
-TIMEOUT_S = 60
+DEADLINE_S = 60.0
+TIMEOUT_S = 90
 OLDER = r"async with DistributedRuntime\("
 
 

@@ -16,7 +16,7 @@ import pytest
 from dynamo.runtime import Client, Disconnected, DistributedRuntime, EngineShutdown
 from dynamo.runtime._measured import RetryReason
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 WORKER = Path(__file__).with_name("counting_worker.py")
 
 StartWorker = Callable[[], Awaitable[Process]]

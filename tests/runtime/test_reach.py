@@ -21,7 +21,7 @@ from dynamo.runtime._reach import (
     warn_if_requests_stay_here,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 FAR = "etcd://us:secret@h1:2379,127.0.0.1:2379/root"
 NEAR = ["etcd://127.0.0.1:2379", "etcd://localhost,[::1]:2379/root", "file:///some/dir", "memory:"]

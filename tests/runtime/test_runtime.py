@@ -27,7 +27,7 @@ from dynamo.runtime import (
     NoInstances,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from dynamo.runtime import (
     WorkQueue,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 HASTY = QueueLimits(jobs_max=2, visibility_s=0.5, attempts_max=2)
 
 

@@ -25,7 +25,7 @@ from dynamo.runtime import (
     dynamo_endpoint,
 )
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dynamo.runtime import DistributedRuntime, Endpoint, InvalidArgument, Served
 
 __all__ = ["discovery", "etcd_url", "two"]
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 async def one(request: object) -> int:

@@ -11,7 +11,7 @@ from dynamo._core.errors import NotFound
 from dynamo.runtime import Client, DistributedRuntime, Endpoint, InvalidArgument, ServedEndpoint
 from dynamo.runtime._health import Verdict
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 async def one(request: object) -> int:

@@ -18,7 +18,7 @@ from dynamo.runtime._health import HealthKind
 from dynamo.runtime._measured import ErrorType
 from dynamo.runtime._system import SystemSettings, system_settings
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

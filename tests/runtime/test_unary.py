@@ -9,7 +9,7 @@ import pytest
 
 from dynamo.runtime import DistributedRuntime, DynamoError, UnaryClient, serve_unary_endpoint
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

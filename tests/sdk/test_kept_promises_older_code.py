@@ -115,8 +115,8 @@ async def test_tokens_of_a_runtime_end_work_of_ones_own() -> None:
         assert not runtime.primary_token().is_cancelled()
         other = runtime.child_token()
         runtime.shutdown()
-        await asyncio.wait_for(other.cancelled(), 5)
-        await asyncio.wait_for(runtime.primary_token().cancelled(), 5)
+        await asyncio.wait_for(other.cancelled(), 60)
+        await asyncio.wait_for(runtime.primary_token().cancelled(), 60)
 
 
 class Request(BaseModel):
@@ -151,12 +151,12 @@ async def test_a_client_that_nobody_answers_names_the_endpoint_and_can_be_made_b
             yield {"word": request.text}
 
         serving = asyncio.create_task(endpoint.serve_endpoint(handler))
-        await client.wait_for_instances(1, timeout_s=5)
+        await client.wait_for_instances(1, timeout_s=60)
         assert await (await client.generate({"text": "a"}, annotated=False)).batch() == [{"word": "a"}]
         with pytest.raises(Exception, match="Invalid request: 5"):
             await (await client.generate(5)).batch()
         runtime.shutdown()
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 60)
 
 
 # Arguments for the parsers of other libraries.

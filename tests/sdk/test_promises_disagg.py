@@ -48,7 +48,7 @@ class DecodeWorker:
 
     @dynamo_endpoint()
     async def wait_for_prefill_workers(self, request):
-        await self.prefill_client.wait_for_instances(request, timeout_s=10)
+        await self.prefill_client.wait_for_instances(request, timeout_s=60)
 
 @service(
     dynamo={

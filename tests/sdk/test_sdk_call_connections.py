@@ -15,7 +15,7 @@ from dynamo.sdk import dynamo_endpoint, service, service_of
 from dynamo.sdk._proxy import ServiceProxy
 from dynamo.sdk._runner import ServiceRunner
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 CALLS = 1000
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")

@@ -69,6 +69,8 @@ class Worker(Base):
         for number in range(words):
             yield number
             await asyncio.sleep(0.1)
+            while os.path.exists("held"):
+                await asyncio.sleep(0.02)
         say("answered")
 
     @dynamo_endpoint()
@@ -237,7 +239,10 @@ async def test_each_worker_has_a_system_server_of_its_own(start: Start, tmp_path
         assert "dynamo_component_requests_total" in (await client.get(f"{urls[1]}/metrics")).text
 
 
-async def test_a_process_that_drains_is_alive_and_not_ready(start: Start, environment: dict[str, str]) -> None:
+async def test_a_process_that_drains_is_alive_and_not_ready(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "held").touch()
     serving = await start("Worker", DYN_SYSTEM_PORT="0")
     await serving.ready()
     url = (await serving.line(r"system server at (http://\S+)"))[1]
@@ -246,7 +251,7 @@ async def test_a_process_that_drains_is_alive_and_not_ready(start: Start, enviro
         DistributedRuntime(discovery=environment["DYN_DISCOVERY"], request_plane="tcp:") as runtime,
     ):
         client = await runtime.endpoint("lives.Worker.slow").client()
-        stream = await client.generate(10, annotated=False)
+        stream = await client.generate(3, annotated=False)
         assert await anext(stream) == 0
         serving.interrupt()
         async with asyncio.timeout(DEADLINE_S):
@@ -255,7 +260,8 @@ async def test_a_process_that_drains_is_alive_and_not_ready(start: Start, enviro
         assert (await http.get("/live")).status_code == 200
         health = await http.get("/health")
         assert (health.status_code, health.json()["endpoints"]["slow"]) == (503, "notready")
-        assert len([item async for item in stream]) == 9
+        (tmp_path / "held").unlink()
+        assert [item async for item in stream] == [1, 2]
     assert await serving.exit_status() == 0
 
 

@@ -10,7 +10,7 @@ from dynamo.runtime import Client, DistributedRuntime
 from dynamo.sdk import service_of
 from dynamo.sdk._runner import ServiceRunner
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class World:

@@ -21,7 +21,7 @@ from dynamo.llm import EngineOutput, KvIndexer, PreprocessedRequest, SamplingOpt
 from dynamo.llm._model_card import ModelCard
 from dynamo.runtime import DistributedRuntime
 
-TIMEOUT_S = 50.0
+TIMEOUT_S = 150.0
 
 
 def command(*options: str) -> list[str]:

@@ -18,7 +18,7 @@ from dynamo.vllm import VllmEngine
 from dynamo.vllm._core import KvEventSource
 from dynamo.vllm._engine import WAITING_PER_SEQ_MAX
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @asynccontextmanager

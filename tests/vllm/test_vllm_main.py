@@ -22,7 +22,7 @@ from dynamo.vllm._arguments import split_arguments
 from dynamo.vllm._guard import kill_children
 from dynamo.vllm._metrics import VllmMetrics
 
-TIMEOUT_S = 50.0
+TIMEOUT_S = 150.0
 
 
 @pytest.mark.parametrize(

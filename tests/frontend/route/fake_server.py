@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "test"}]}
 EVENT_STREAM = "content-type: text/event-stream\r\n"
 

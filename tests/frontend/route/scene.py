@@ -12,7 +12,7 @@ from dynamo.frontend._route.config import RouteConfig
 from dynamo.frontend._route.serving import RouteServer
 from dynamo.runtime import DistributedRuntime
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 #: Enough text for many blocks.
 LONG = "The quick brown fox jumps over the lazy dog. " * 60

@@ -81,7 +81,7 @@ async def test_different_prompts_are_spread_by_load() -> None:
         routing(one.url, two.url, router_mode="kv") as route,
     ):
         asking = [asyncio.create_task(route.post(chat(f"{number} {LONG}"))) for number in range(6)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(one.seen) + len(two.seen) < 6:  # noqa: ASYNC110 - the servers tell nobody
                 await asyncio.sleep(0.01)
         assert (len(one.seen), len(two.seen)) == (3, 3)
@@ -164,7 +164,7 @@ async def test_the_events_of_vllm_decide_with_the_block_size_that_they_tell(tiny
     ):
         await engine.subscribed()
         await engine.publish(stored(tokens[: num_blocks * 32], 32))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await _kv_blocks(route, 2)) != num_blocks:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         for _ in range(3):

@@ -89,6 +89,7 @@ class FakeVllm:
         self._late: list[tuple[int, bytes]] = []
         self._life = 0
         self.num_replays = 0
+        self.num_sent = 0
         #: Whether it answers those who ask again.
         self.answers = True
 
@@ -118,13 +119,14 @@ class FakeVllm:
         await self.send_frames(self.topic, sequence.to_bytes(8, "big"), payload)
 
     async def send_frames(self, *frames: bytes) -> None:
+        self.num_sent += 1
         await self._publisher.send_multipart(frames)
 
     async def restart(self) -> None:
         """Another life of the engine, with the same addresses."""
         self._publisher.close(linger=0)
         self._publisher = self._new_publisher()
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     self._publisher.bind(self.endpoint)

@@ -16,7 +16,7 @@ from dynamo.llm._kv_indexer import KvIndexer
 from dynamo.llm._kv_publisher import KvPublisher
 from dynamo.runtime import DistributedRuntime, Endpoint
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 BLOCK_SIZE = 4
 ENDPOINT = "test.worker.generate"
 

@@ -18,7 +18,7 @@ from dynamo.llm import KvPublisher
 from dynamo.llm._kv_zmq_events import BLOCKS_PER_TURN, REMEMBERED_MAX, ZmqKvEvents
 
 SIZE = 4
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def prompt(number: int, num_blocks: int = 3) -> list[int]:
@@ -39,6 +39,11 @@ class Listener:
         """Wait until the blocks of these prompts are known."""
         async with asyncio.timeout(DEADLINE_S):
             while any(self.holds(number) != count for number in numbers):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def has_received(self, num_messages: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while self.events.num_messages < num_messages:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
@@ -221,6 +226,7 @@ async def test_whatever_becomes_of_messages_what_is_known_is_what_is_there(seed:
         held: set[int] = set()
         for _ in range(60):
             if rng.random() < 0.05:
+                await listener.has_received(engine.num_sent)  # an engine takes longer to start than to be heard
                 await engine.restart()
                 await engine.subscribed()
                 held.clear()

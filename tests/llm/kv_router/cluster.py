@@ -62,7 +62,7 @@ class Cluster(Host):
         async with self.process() as runtime:
             endpoint = runtime.endpoint(ENDPOINT)
             client: Client = await endpoint.client()
-            await client.wait_for_instances(num_workers, timeout_s=10.0)
+            await client.wait_for_instances(num_workers, timeout_s=60)
             async with KvRouter(endpoint, BLOCK_SIZE, config, client=client) as router:
                 yield router
 

@@ -57,7 +57,7 @@ async def apart(cluster: Cluster) -> AsyncIterator[tuple[KvRouter, PlaneThatCome
     async with runtime:
         endpoint = runtime.endpoint(ENDPOINT)
         client = await endpoint.client()
-        await client.wait_for_instances(timeout_s=10.0)
+        await client.wait_for_instances(timeout_s=60)
         async with KvRouter(endpoint, BLOCK_SIZE, CONFIG, client=client) as router:
             yield router, plane
     await plane.close()
@@ -99,7 +99,7 @@ async def test_after_a_fault_the_others_are_heard_again(caplog: pytest.LogCaptur
         sync = ReplicaSync(component_of(hearing), replicas)
         await sync.start()
         try:
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(60):
                 while not replicas.num_remote:
                     await component_of(telling).publish(TOPIC, Batch(2, BLOCK_SIZE, [Added(1, 1, 0, 8, 8, [])]))
                     await asyncio.sleep(0.01)
