@@ -194,17 +194,18 @@ async def test_what_a_lost_worker_has_started_ends_with_it_and_nothing_else(serv
 
 
 class Output(io.BytesIO):
-    """A stream that tells when a line says that the graph is ready, and a worker again."""
+    """A stream that tells when a line says that the graph is ready; `ready_again` grows with each worker that is."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ready, self.ready_again = asyncio.Event(), asyncio.Event()
+        self.ready = asyncio.Event()
+        self.ready_again: asyncio.Queue[None] = asyncio.Queue()
 
     def write(self, data: Buffer) -> int:
         if bytes(data).startswith(b"ready in "):
             self.ready.set()
         if b" is ready again" in bytes(data):
-            self.ready_again.set()
+            self.ready_again.put_nowait(None)
         return super().write(data)
 
 
@@ -268,7 +269,8 @@ async def test_a_worker_that_is_lost_while_etcd_is_away_comes_back_with_it_howev
                 await err.failed_starts.get()
             assert not running.done()
             await member.start()
-            await out.ready_again.wait()
+            for _ in range(2):  # one whose start still fails would make the end a bad one
+                await out.ready_again.get()
             supervisor.on_signal()
             assert await running == OK
     assert "given up" not in err.getvalue().decode()
