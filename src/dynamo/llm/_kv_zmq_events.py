@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 
 import zmq
 import zmq.asyncio
@@ -126,7 +127,7 @@ class ZmqKvEvents:
 
     async def _listen(self, context: zmq.asyncio.Context, socket: _ZmqSocket, monitor: _ZmqSocket) -> None:
         if self._replay_endpoint is not None:
-            await self._replay(context)  # what was before we came
+            await self._start_over(context, socket)  # what was before we came
         while True:
             frames = await socket.recv_multipart()
             self.num_messages += 1
@@ -139,17 +140,20 @@ class ZmqKvEvents:
                 continue
             if self._topic and topic != self._topic:
                 continue  # one that only begins like ours
+            lives = self.num_restarts
             if await _has_reconnected(monitor):
                 self._replayed_to = -1  # what comes now is not what came before
-                if self._replay_endpoint is not None:
-                    await self._replay(context)  # is it still the same life of the engine?
-            if not self._is_new(sequence, payload):
+                await self._replay(context)  # is it still the same life of the engine?
+            if lives == self.num_restarts and not self._is_new(sequence, payload):
                 num_twice = int(sequence > self._replayed_to)
                 self._faults.note(Fault.DUPLICATE, num_twice, "a message came twice", logging.DEBUG)
                 continue
-            if sequence > self._next:
-                await self._fill_gap(context, sequence)
-            if sequence >= self._next:
+            if lives == self.num_restarts and sequence > self._next:
+                await self._replay(context)
+            if lives != self.num_restarts and self._replay_endpoint is not None:
+                await self._start_over(context, socket)
+            elif sequence >= self._next:
+                self._give_up_before(sequence)
                 await self._take(sequence, payload)
 
     async def _worked(self, weight: int) -> None:
@@ -179,27 +183,32 @@ class ZmqKvEvents:
         self._remembered.clear()
         self._blocks.restart()
 
-    async def _fill_gap(self, context: zmq.asyncio.Context, sequence: int) -> None:
-        """Take what is missing before a message; or forget all, if it is not to be had."""
-        if self._replay_endpoint is not None:
-            await self._replay(context)
-        num_missing = sequence - self._next
-        if num_missing > 0:
-            if self._has_begun:
-                what = "messages of the engine are lost; what it holds counts as unknown"
-                self._faults.note(Fault.MISSED, num_missing, what)
-                self._blocks.clear()
-            self._next = sequence
+    def _give_up_before(self, sequence: int) -> None:
+        """Forget all if something is missing before a message: it is not to be had."""
+        if sequence > self._next and self._has_begun:
+            what = "messages of the engine are lost; what it holds counts as unknown"
+            self._faults.note(Fault.MISSED, sequence - self._next, what)
+            self._blocks.clear()
 
-    async def _replay(self, context: zmq.asyncio.Context) -> None:
-        """Take what the engine still has of the messages that come next, in this life of it."""
+    async def _start_over(self, context: zmq.asyncio.Context, socket: _ZmqSocket) -> None:
+        """Have the engine say all that it has said in this life of it.
+
+        What waits to be received is passed over: it is of a former life, or is said again.
+        """
         lives = -1
         while lives != self.num_restarts:
             lives = self.num_restarts
-            await self._replay_once(context)
+            with suppress(zmq.Again):
+                while True:
+                    await socket.recv_multipart(zmq.NOBLOCK)
+                    self.num_messages += 1
+                    await self._worked(MESSAGE_WEIGHT)
+            await self._replay(context)
 
-    async def _replay_once(self, context: zmq.asyncio.Context) -> None:
-        assert self._replay_endpoint is not None
+    async def _replay(self, context: zmq.asyncio.Context) -> None:
+        """Take what the engine still has of the messages that come next, until it turns out to have started anew."""
+        if self._replay_endpoint is None:
+            return
         self.num_replays += 1
         # The last one that was taken, too: if it is another one now, the engine has started anew.
         begin = max(0, self._next - 1)

@@ -133,6 +133,26 @@ async def test_an_engine_that_starts_anew_holds_nothing_of_before() -> None:
         assert (listener.holds(1), listener.events.num_restarts) == (0, 1)
 
 
+async def test_what_an_engine_said_before_it_started_anew_and_has_waited_since_is_passed_over() -> None:
+    async with fake_vllm() as engine, listening(engine) as listener:
+        await publish(engine, 1)
+        await listener.hears(1)
+        engine.answers = False
+        await publish(engine, 2, fate="lost")
+        await publish(engine, *range(3, 30))  # they wait for the answer about the lost one, which does not come
+        async with asyncio.timeout(DEADLINE_S):
+            while engine.num_replays < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await engine.restart()
+        await engine.subscribed()
+        engine.answers = True
+        await publish(engine, *range(31, 40))
+        await listener.has_received(engine.num_sent)
+        await listener.hears(*range(31, 40))
+        assert [number for number in range(30) if listener.holds(number)] == []
+        assert listener.events.num_restarts == 1
+
+
 async def test_a_replay_that_is_far_ahead_of_what_waits_is_no_other_life_of_the_engine() -> None:
     num_ahead = REMEMBERED_MAX + 500
     async with fake_vllm(buffer_steps=5000) as engine, listening(engine) as listener:
@@ -226,7 +246,6 @@ async def test_whatever_becomes_of_messages_what_is_known_is_what_is_there(seed:
         held: set[int] = set()
         for _ in range(60):
             if rng.random() < 0.05:
-                await listener.has_received(engine.num_sent)  # an engine takes longer to start than to be heard
                 await engine.restart()
                 await engine.subscribed()
                 held.clear()
