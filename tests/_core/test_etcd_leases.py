@@ -84,7 +84,7 @@ async def test_a_key_that_another_took_while_the_lease_was_lost_stays_theirs_and
     await server.ctl("lease", "revoke", f"{lease.id:x}")
     await discovery.put("a/1", b"theirs")
     proxy.refuses = False
-    await until(lambda: distant.status.leases_regranted >= 1)
+    await until(lambda: distant.status.leases_regranted == 1)
     await well(distant)
     assert "'a/1' is another's now" in caplog.text
     assert await discovery.get_prefix("a/") == {"a/1": b"theirs", "a/2": b"ours"}
@@ -148,14 +148,15 @@ async def test_a_key_that_moves_to_another_lease_while_its_first_one_is_restored
     proxy.to_worker.delay_s = 0.02
     await server.ctl("lease", "revoke", f"{first.id:x}")
     second = await distant.grant()
-    await until(lambda: distant.status.leases_regranted >= 1)
+    await until(lambda: distant.status.leases_regranted == 1)
     await distant.put("a/18", b"new", second)
     await distant.delete("a/19")
     await num_keys(server, 19)
+    assert await server.ctl("get", "a/18", "--print-value-only") == "new\n"
     renewals = sum(distant.status.renewal_buckets)
     await until(lambda: sum(distant.status.renewal_buckets) >= renewals + 4)  # so both leases are kept
     await num_keys(server, 19)
-    assert await server.ctl("get", "a/18", "--print-value-only") == "new\n"
+    assert (distant.status.renew_failures, distant.status.leases_regranted) == (0, 1)
 
 
 async def test_a_lease_whose_keys_take_longer_to_put_than_it_lives_is_restored(
@@ -167,7 +168,7 @@ async def test_a_lease_whose_keys_take_longer_to_put_than_it_lives_is_restored(
     proxy.to_worker.delay_s = 0.1
     await server.ctl("lease", "revoke", f"{lease.id:x}")
     await num_keys(server, 30)
-    assert distant.status.leases_regranted < 5, "it was lost again and again, and not once, or when all stood still"
+    assert (distant.status.renew_failures, distant.status.leases_regranted) == (0, 1)
 
 
 async def test_nothing_is_put_for_a_lease_that_is_closed_while_it_is_restored(
@@ -225,12 +226,12 @@ async def test_who_leaves_while_etcd_is_away_does_not_say_that_it_is_well_again(
 async def test_short_leases_beside_long_ones_live_whatever_the_wall_clock_says(
     discovery: EtcdDiscovery, other: EtcdDiscovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long, short = await other.grant(30.0), await other.grant(5.0)
+    long, short = await other.grant(30.0), await other.grant(2.0)
     await other.put("a/long", b"", long)
     await other.put("a/short", b"", short)
     real = time.time
     async with watching(discovery) as changes:
-        for seconds, renewals in ((3600, 2), (-3600, 4)):
+        for seconds, renewals in ((3600, 3), (-3600, 6)):
             monkeypatch.setattr(time, "time", partial(lambda seconds: real() + seconds, seconds))
             await until(partial(lambda least: sum(other.status.renewal_buckets) >= least, renewals))
         await other.put("a/end", b"")
