@@ -13,18 +13,20 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from pathlib import Path
 
 import msgspec
 from tests.oracle import MAX_CONTEXT_LENGTH, Sequel
 
 from dynamo._core.context import Context
 from dynamo._core.errors import EngineShutdown
+from dynamo._engines.service import EngineService
 from dynamo.frontend import Frontend as HttpFrontend
 from dynamo.llm import EngineOutput, PreprocessedRequest
-from dynamo.llm._fetch import fetch_llm
-from dynamo.llm._served_model import ServedModel
-from dynamo.sdk import async_on_shutdown, async_on_start, depends, dynamo_context, dynamo_endpoint, service
+from dynamo.llm._model_card import MIGRATION_LIMIT
+from dynamo.llm._worker_options import REFUSE
+from dynamo.runtime import Endpoint
+from dynamo.sdk import depends, service
 
 TOKEN_DELAY_S = 0.02
 #: What a token takes in the engine: enough to be asked of the kernel for each of them.
@@ -112,32 +114,16 @@ class ProcessEngine:
 
 
 @service(dynamo={"namespace": "system"}, workers=2)
-class Worker:
+class Worker(EngineService):
     """A worker whose engine is another process."""
 
+    _needs_weights = False
+
     def __init__(self, model_path: str, model_name: str) -> None:
-        self.model_path = model_path
-        self.model_name = model_name
-        self._model: ServedModel | None = None
+        super().__init__(model_path, model_name, None, MIGRATION_LIMIT, (), None, REFUSE)
 
-    @async_on_start
-    async def start_engine(self) -> None:
-        path = await fetch_llm(self.model_path, ignore_weights=True)
-        engine = await ProcessEngine.start()
-        endpoint = next(one for one in dynamo_context["endpoints"] if one.id.endpoint == "generate")
-        self._model = await ServedModel.start(engine, endpoint, path, self.model_name)
-
-    @dynamo_endpoint()
-    async def generate(self, request: object, context: Context) -> AsyncGenerator[EngineOutput, None]:
-        assert self._model is not None
-        async with aclosing(self._model.generate(request, context)) as outputs:
-            async for output in outputs:
-                yield output
-
-    @async_on_shutdown
-    async def close_engine(self) -> None:
-        if self._model is not None:
-            await self._model.close()
+    async def _make_engine(self, path: Path, endpoint: Endpoint, name: str) -> ProcessEngine:
+        return await ProcessEngine.start()
 
 
 @service(dynamo={"namespace": "system"})
