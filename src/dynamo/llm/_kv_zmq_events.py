@@ -240,12 +240,7 @@ class ZmqKvEvents:
             return True
         if self.num_restarts != lives:
             return False
-        if sequence > self._next:
-            if self._has_begun:
-                what = "the engine's replay begins too late; what it holds counts as unknown"
-                self._faults.note(Fault.MISSED, sequence - self._next, what)
-                self._blocks.clear()
-            self._next = sequence
+        self._give_up_before(sequence)
         await self._take(sequence, payload)
         self._replayed_to = sequence
         return True
